@@ -1,0 +1,75 @@
+"""The others: every outside system, behind a client that speaks our language.
+
+Each module without a leading underscore is one integration: the listing of this folder is the table of contents.
+They know nothing of jobs and nothing of the database: they take settings, they return checked values, and they fail
+with one small tree of errors (``integrations._errors`` draws it). To add one, write one module here; nothing that
+exists has to change.
+
+    from integrations.warehouse import Warehouse, WarehouseSettings
+
+    warehouse = Warehouse(WarehouseSettings(url="https://wms.example.com", token="..."))
+    page = warehouse.products(updated_since=None)
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from integrations._errors import (
+    BadDelivery,
+    BadSignature,
+    CircuitOpen,
+    CursorExpired,
+    IntegrationError,
+    NotFound,
+    Rejected,
+    Throttled,
+    Unauthorized,
+    Unavailable,
+)
+from integrations._integration import Delivery, EventKey, Headers, Integration
+from integrations._settings import IntegrationSettings
+
+__all__ = [
+    "BadDelivery",
+    "BadSignature",
+    "CircuitOpen",
+    "CursorExpired",
+    "Delivery",
+    "EventKey",
+    "Headers",
+    "Integration",
+    "IntegrationError",
+    "IntegrationSettings",
+    "NotFound",
+    "Rejected",
+    "Throttled",
+    "Unauthorized",
+    "Unavailable",
+    "load",
+]
+
+
+def load() -> dict[str, type[Integration]]:
+    """Import every integration of this folder and return their classes by name, sorted.
+
+    Raises:
+        ValueError: Two integrations carry the same name.
+    """
+    found: dict[str, type[Integration]] = {}
+    for module in sorted(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_")):
+        for integration in _defined_in(f"{__name__}.{module}"):
+            other = found.setdefault(integration.name, integration)
+            if other is not integration:
+                raise ValueError(f"{other.__module__} and {integration.__module__} share a name: rename one of them.")
+    return dict(sorted(found.items()))
+
+
+def _defined_in(module: str) -> list[type[Integration]]:
+    values = vars(importlib.import_module(module)).values()
+    return [
+        value
+        for value in values
+        if isinstance(value, type) and issubclass(value, Integration) and value.__module__ == module
+    ]

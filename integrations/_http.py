@@ -1,0 +1,333 @@
+"""A careful client for one JSON upstream. The only module that knows which HTTP library we use.
+
+A call has one deadline for everything: all tries, the waits between them and the last byte of the body. Inside it, a
+call that may be repeated is tried up to three times when the trouble looks momentary (no connection, a timeout, a
+dropped body, 500, 502, 503, 504), with a jittered pause between. Being asked to wait a few seconds is obeyed once on
+the spot; longer waits are handed up as ``Throttled``, because a worker thread is no place to sit one out. Minutes and
+hours belong to whoever called us.
+
+Whatever happens becomes one of the errors of ``integrations._errors``. Redirects are not followed, since a credential
+must not travel to where somebody else points; proxies and passwords lying around in the environment are not used.
+Known limit: the deadline is looked at between pieces of the body, so answer *headers* that trickle in are bounded only
+per read; the time limit of the run is the net under that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeAlias
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+import orjson
+from pydantic import SecretStr
+from tenacity import RetryCallState, Retrying, retry_if_exception_type
+
+from integrations._body import BodyError, LateBodyError, read_body
+from integrations._errors import IntegrationError, NotFound, Rejected, Throttled, Unauthorized, Unavailable
+from integrations._retry_after import http_date, retry_after
+
+TRIES = 3
+CONNECT_TIMEOUT = 3.0
+READ_TIMEOUT = 10.0
+DEADLINE = 15.0
+"""Seconds one call may take, with all its tries."""
+BODY_LIMIT = 32 * 2**20
+"""Bytes one unpacked answer may have: a full page of 500 items is well under one MiB."""
+SHORT_WAIT = 5.0
+"""Seconds of ``Retry-After`` that are waited out on the spot, once."""
+UNTOLD_WAIT = 10.0
+"""Seconds to stay away after a 429 that does not say for how long."""
+
+_MOMENTARY = frozenset({408, 425, 500, 502, 503, 504})
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
+
+Query: TypeAlias = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A complete answer. Header names are lower case."""
+
+    upstream: str
+    asked: str
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Parse the body.
+
+        Raises:
+            Unavailable: It is not JSON.
+        """
+        try:
+            return orjson.loads(self.body)
+        except orjson.JSONDecodeError as error:
+            kind = self.headers.get("content-type", "no content type")[:60]
+            raise self.odd(f"a body that is not JSON ({kind})") from error
+
+    def odd(self, what: str) -> Unavailable:
+        """Return the error for an answer that makes no sense, for the caller to raise."""
+        message = (
+            f"{self.upstream} answered {self.status} to {self.asked} with {what}: it is asked again later;"
+            " if this persists, look at the upstream's status and at the configured address."
+        )
+        return Unavailable(message, upstream=self.upstream)
+
+    def clock(self) -> datetime | None:
+        """Return the upstream's own time of answering, if it said."""
+        return http_date(self.headers.get("date", ""))
+
+
+class _AgainError(Exception):
+    """This try failed in a way that another try may heal; carries what to raise if none does."""
+
+    def __init__(self, error: IntegrationError, wait: float | None = None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.wait = wait
+
+
+@dataclass(slots=True)
+class _Call:
+    """One call under way: what is asked, until when, and whether its one wait has been spent."""
+
+    method: str
+    url: str
+    params: Query | None
+    headers: Mapping[str, str]
+    content: bytes | None
+    deadline: float
+    may_wait: bool
+
+    @property
+    def asked(self) -> str:
+        return f"{self.method} {urlsplit(self.url).path}"
+
+    @property
+    def remaining(self) -> float:
+        return self.deadline - time.monotonic()
+
+
+class HttpUpstream:
+    """One upstream spoken to over HTTP; safe for many threads, keeps its connections open.
+
+    Args:
+        upstream: The name for messages.
+        base_url: Where paths are rooted, without a trailing slash.
+        credential: Sent as a bearer token with every request, and cut out of everything that is reported.
+        deadline: Seconds one call may take, with all its tries and waits.
+        body_limit: Bytes one unpacked answer may have.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        base_url: str,
+        credential: SecretStr,
+        *,
+        deadline: float = DEADLINE,
+        body_limit: int = BODY_LIMIT,
+    ) -> None:
+        self.upstream = upstream
+        self._base_url = base_url
+        self._credential = credential
+        self._deadline = deadline
+        self._body_limit = body_limit
+        self._client = httpx.Client(
+            headers={"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "headrace"},
+            follow_redirects=False,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=30.0),
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def get(self, path: str, *, params: Query | None = None, headers: Mapping[str, str] | None = None) -> Reply:
+        """Ask for something, trying again over momentary trouble.
+
+        Args:
+            path: Rooted at the base address, beginning with a slash.
+            params: The query, unescaped.
+            headers: Sent besides our own; with ``If-None-Match`` a 304 is an answer like any other.
+
+        Raises:
+            IntegrationError: See ``integrations._errors``.
+        """
+        return self.send("GET", self._base_url + path, params=params, headers=headers)
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Query | None = None,
+        headers: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+    ) -> Reply:
+        """Make one call. It is repeated only if its method is safe or it carries an ``Idempotency-Key``.
+
+        Raises:
+            IntegrationError: See ``integrations._errors``.
+        """
+        sent = {"Authorization": f"Bearer {self._credential.get_secret_value()}", **(headers or {})}
+        repeatable = method in _SAFE_METHODS or any(name.lower() == "idempotency-key" for name in sent)
+        call = _Call(method, url, params, sent, content, time.monotonic() + self._deadline, may_wait=repeatable)
+        tries = Retrying(
+            stop=_enough(call, TRIES if repeatable else 1),
+            wait=_pause,
+            retry=retry_if_exception_type(_AgainError),
+            reraise=True,
+        )
+        try:
+            return tries(self._try, call)
+        except _AgainError as again:
+            raise again.error from again.__cause__
+
+    def require_same_origin(self, link: str, *, asked: str) -> None:
+        """Refuse a link that leads to another server than ours.
+
+        Raises:
+            Rejected: It does, so following it would hand our credential to somebody else.
+        """
+        if _origin(self._base_url, link) != _origin(self._base_url, ""):
+            raise Rejected(
+                f"{self.upstream} answered {asked} with a link to another server: it is not followed;"
+                " ask the upstream, and check the configured address.",
+                upstream=self.upstream,
+                status=0,
+                code="foreign_link",
+            )
+
+    def _try(self, call: _Call) -> Reply:
+        try:
+            reply = self._exchange(call)
+        except httpx.TimeoutException as error:
+            raise _AgainError(self._silence(call, "did not answer in time")) from error
+        except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL):
+            # The library's message repeats the offending header, which may be the credential: cut the chain.
+            raise self._unsendable(call) from None
+        except httpx.ConnectError as error:
+            raise _AgainError(self._silence(call, f"could not be reached ({error})")) from error
+        except httpx.TransportError as error:
+            raise _AgainError(self._silence(call, f"broke off ({type(error).__name__})")) from error
+        except LateBodyError as error:
+            raise self._silence(call, "sent its body too slowly") from error
+        except BodyError as error:
+            raise self._silence(call, f"sent a body that {error}") from error
+        return self._judge(call, reply)
+
+    def _exchange(self, call: _Call) -> Reply:
+        remaining = max(call.remaining, 0.001)
+        timeout = httpx.Timeout(min(READ_TIMEOUT, remaining), connect=min(CONNECT_TIMEOUT, remaining))
+        request = self._client.build_request(
+            call.method, call.url, params=call.params, headers=call.headers, content=call.content, timeout=timeout
+        )
+        with contextlib.closing(self._client.send(request, stream=True)) as response:
+            body = read_body(
+                response.iter_raw(),
+                encoding=response.headers.get("content-encoding", "").lower(),
+                limit=self._body_limit,
+                deadline=call.deadline,
+            )
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Reply(self.upstream, call.asked, response.status_code, headers, body)
+
+    def _judge(self, call: _Call, reply: Reply) -> Reply:
+        wait = retry_after(reply.headers)
+        asked_for_not_modified = any(name.lower() == "if-none-match" for name in call.headers)
+        if reply.status < 300 or (reply.status == 304 and asked_for_not_modified):  # noqa: PLR2004 - HTTP's own numbers
+            return reply
+        if reply.status == 429 or (reply.status == 503 and wait is not None):  # noqa: PLR2004 - HTTP's own numbers
+            raise self._throttled(call, reply, UNTOLD_WAIT if wait is None else wait)
+        if reply.status in _MOMENTARY:
+            raise _AgainError(reply.odd("no result"))
+        if reply.status >= 500:  # noqa: PLR2004 - HTTP's own numbers
+            raise reply.odd("no result")
+        raise self._refusal(reply)
+
+    def _throttled(self, call: _Call, reply: Reply, wait: float) -> Exception:
+        error = Throttled(
+            f"{self.upstream} answered {reply.status} to {reply.asked} and asks for {wait:.0f} s of patience:"
+            " the work waits; ask the upstream for a higher limit if this happens all day.",
+            upstream=self.upstream,
+            retry_after=wait,
+        )
+        if not call.may_wait or wait > SHORT_WAIT or wait >= call.remaining:
+            return error
+        call.may_wait = False
+        return _AgainError(error, wait)
+
+    def _refusal(self, reply: Reply) -> Rejected:
+        code, detail = _problem(reply.body)
+        detail = detail.replace(self._credential.get_secret_value(), "[secret]")
+        said = f"{self.upstream} answered {reply.status} to {reply.asked}"
+        kind: type[Rejected] = Rejected
+        advice = f"{f' ({detail})' if detail else ''}: asking again gets the same; check what was asked"
+        if reply.status in {401, 403}:
+            kind, advice = Unauthorized, ": check that our credential is current and may do this"
+        elif reply.status in {404, 410}:
+            kind, advice = NotFound, ": it is not there (any more); check the id, or the configured address"
+        elif reply.status < 400:  # noqa: PLR2004 - HTTP's own numbers
+            advice = ", a redirect, and we follow none: check the configured address"
+        return kind(f"{said}{advice}.", upstream=self.upstream, status=reply.status, code=code)
+
+    def _silence(self, call: _Call, what: str) -> Unavailable:
+        message = (
+            f"{self.upstream} {what} when asked {call.asked}: it is asked again later;"
+            " if this persists, look at the upstream's status and at our network."
+        )
+        return Unavailable(message, upstream=self.upstream)
+
+    def _unsendable(self, call: _Call) -> Rejected:
+        return Rejected(
+            f"The request {call.asked} to {self.upstream} could not be put into words: check its settings.",
+            upstream=self.upstream,
+            status=0,
+            code="unsendable",
+        )
+
+
+def _pause(state: RetryCallState) -> float:
+    again = state.outcome.exception() if state.outcome else None
+    if isinstance(again, _AgainError) and again.wait is not None:
+        # A little over what was asked: a thousand callers told the same second must not all return in it.
+        return float(again.wait) + random.uniform(0.0, 0.25)  # noqa: S311 - spreads load, keeps no secret
+    return random.uniform(0.5, 1.0) * float(0.25 * 2**state.attempt_number)  # noqa: S311 - spreads load, keeps no secret
+
+
+def _enough(call: _Call, tries: int) -> Callable[[RetryCallState], bool]:
+    """Stop after so many tries, or when the pause before the next one would outlast the call."""
+    return lambda state: state.attempt_number >= tries or state.upcoming_sleep >= call.remaining
+
+
+def _origin(base_url: str, link: str) -> tuple[str, str | None, int | None] | None:
+    try:
+        parts = urlsplit(urljoin(base_url + "/", link))
+        return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return None
+
+
+def _problem(body: bytes) -> tuple[str | None, str]:
+    """Find the machine word and the sentence in an error body: problem+json, or Stripe's ``error`` object."""
+    try:
+        problem = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None, ""
+    inner = problem.get("error") if isinstance(problem, dict) else None
+    fields = inner if isinstance(inner, dict) else problem if isinstance(problem, dict) else {}
+    code = fields.get("code") or fields.get("type")
+    detail = fields.get("detail") or fields.get("message") or fields.get("title") or ""
+    return _one_line(code) or None, _one_line(detail)
+
+
+def _one_line(text: object) -> str:
+    return " ".join(text.split())[:200] if isinstance(text, str) else ""

@@ -1,0 +1,89 @@
+"""How an integration is told where its upstream lives and how to prove who we are.
+
+Each integration declares a small frozen model. Only processes read the environment: they hand every field over as the
+string they found under ``<NAME>_<FIELD>``, so each type here parses from a string. A wrong value names its field and
+never repeats what was written there, because what was written there is often a secret.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr
+
+
+class IntegrationSettings(BaseModel):
+    """The base of every integration's settings: frozen, no unknown names, silent about the values it refuses."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address means this very machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def plain_address(value: str) -> str:
+    """Check an ``http`` or ``https`` base address and take off its trailing slash.
+
+    Raises:
+        ValueError: It has no host or port we can use, carries a credential, a query or a fragment, or is not http(s).
+    """
+    try:
+        parts = urlsplit(value.strip())
+        usable = parts.port != 0
+    except ValueError as error:
+        raise ValueError("the address cannot be read: write it like https://shop.example.com") from error
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not usable:
+        raise ValueError("the address cannot be used: write it like https://shop.example.com")
+    if parts.query or parts.fragment:
+        raise ValueError("the address must end with its path: take off the query and the fragment")
+    return value.strip().rstrip("/")
+
+
+def partner_address(value: str) -> str:
+    """Check the base address of a third party: ``https``, except on this very machine, and without a credential.
+
+    Raises:
+        ValueError: See :func:`plain_address`; also when a credential would travel in the open.
+    """
+    address = plain_address(value)
+    parts = urlsplit(address)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("the address must not carry a credential: use the setting meant for it")
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise ValueError("the address must start with https://, or the credential would travel in the open")
+    return address
+
+
+def _sendable(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("the credential must be one word of plain characters: check for blanks and line ends")
+    return value
+
+
+def _split(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+PlainAddress = Annotated[str, AfterValidator(plain_address)]
+"""A base address inside our own network; plain ``http`` is allowed."""
+
+PartnerAddress = Annotated[str, AfterValidator(partner_address)]
+"""A base address at a third party; plain ``http`` only on this machine."""
+
+Credential = Annotated[SecretStr, AfterValidator(_sendable)]
+"""A secret that travels in a header."""
+
+Secrets = Annotated[tuple[Credential, ...], BeforeValidator(_split)]
+"""Several secrets, comma-separated, newest first: all are accepted while they are being rolled."""

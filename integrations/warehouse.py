@@ -1,0 +1,292 @@
+"""The warehouse: products, stock levels and locations as the warehouse system knows them.
+
+We ask for what changed since a moment and walk the pages in the warehouse's own order of change; it tells us of
+single changes by signed webhook. Nothing that arrives is trusted to be well-formed: every item is checked alone, so
+one item without a sku becomes a ``Reject`` beside its page's good items and never hides them. The page around the
+items must be right, though: half a page would look like the end of a walk, and the end of a walk is what deletions
+are concluded from.
+
+What is accepted on purpose: a negative ``on_hand`` (a warehouse that oversold says so), quantities written as
+strings, and fields we do not know. What is not: fractions, booleans, times without a zone, negative reservations.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Generic, TypeVar
+from urllib.parse import quote
+
+import orjson
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
+
+from integrations._errors import BadDelivery, CursorExpired, Rejected
+from integrations._http import HttpUpstream, Reply
+from integrations._integration import Delivery, Headers, Integration, label_or_none, parse_object, require_label
+from integrations._settings import Credential, IntegrationSettings, PartnerAddress, Secrets
+from integrations._signatures import standard_webhooks, standard_webhooks_key
+from integrations._warehouse_items import LevelItem, LocationItem, ProductItem, explain, read_moment
+
+__all__ = ["LevelItem", "LocationItem", "Page", "ProductItem", "Reject", "Warehouse", "WarehouseSettings"]
+
+T = TypeVar("T", bound=BaseModel)
+
+LARGEST_PAGE = 500
+_LINK = re.compile(r"<([^>]*)>([^<]*)")
+_NEXT = re.compile(r"""\brel\s*=\s*["']?[^"',;]*\bnext\b""", re.IGNORECASE)
+_CURSOR_CODES = frozenset({"cursor_expired", "cursor_invalid", "cursor_mismatch"})
+
+
+class WarehouseSettings(IntegrationSettings):
+    """Where the warehouse system answers, and what proves who is asking."""
+
+    url: PartnerAddress = Field(description="Base address of the warehouse system, https except on this machine.")
+    token: Credential = Field(description="Bearer token for the warehouse system.")
+    webhook_secrets: Secrets = Field(
+        default=(), description="Secrets its webhooks are signed with (whsec_...), comma-separated, newest first."
+    )
+
+    @field_validator("webhook_secrets")
+    @classmethod
+    def _decodable(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for secret in secrets:
+            standard_webhooks_key(secret)
+        return secrets
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """An item that would not validate, for the quarantine."""
+
+    external_id: str | None
+    """The warehouse's id of the item, if it has a usable one: it can be fetched again by it."""
+    reason: str
+    """What is wrong, field by field, for people."""
+    raw: dict[str, Any] | str
+    """The item as received; as JSON text where it is no object or holds what a database cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a listing, in the warehouse's order of change (``updated_at``, then ``id``)."""
+
+    items: list[T]
+    rejects: list[Reject]
+    next_cursor: str | None
+    """Where the next page starts; bound to the filters it was given for. None at the end."""
+    has_more: bool
+    as_of: datetime
+    """When the warehouse answered, by its own clock, in UTC (by ours if it did not say)."""
+    etag: str | None
+    """Hand it back with the same question to learn cheaply that nothing changed."""
+    not_modified: bool
+    """Nothing changed since the ETag that was handed in; there are no items."""
+
+
+class Warehouse(Integration):
+    """Client of the warehouse system, and judge of its deliveries."""
+
+    name: ClassVar[str] = "warehouse"
+    Settings: ClassVar[type[IntegrationSettings]] = WarehouseSettings
+    webhook: ClassVar[bool] = True
+
+    def __init__(self, settings: WarehouseSettings) -> None:
+        super().__init__(settings)
+        self._secrets = settings.webhook_secrets
+        self._http = HttpUpstream(self.name, settings.url, settings.token)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def probe(self) -> None:
+        self._http.get("/v1/locations")
+
+    def products(
+        self,
+        *,
+        updated_since: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = LARGEST_PAGE,
+        etag: str | None = None,
+        include_deleted: bool = True,
+    ) -> Page[ProductItem]:
+        """List products by time of change, oldest first.
+
+        Args:
+            updated_since: Only what changed at or after this moment; None for everything.
+            cursor: ``next_cursor`` of the page before, together with the same other arguments.
+            limit: Items per page, 1 to 500.
+            etag: The ETag of the last answer to this very question.
+            include_deleted: Whether deleted products are listed too, marked as such.
+
+        Raises:
+            CursorExpired: The cursor is too old or was given for other arguments: walk again from the start.
+            IntegrationError: See ``integrations._errors``.
+        """
+        query = _query(updated_since, cursor, limit, include_deleted=include_deleted)
+        return self._page(ProductItem, "/v1/products", query, etag)
+
+    def levels(
+        self,
+        *,
+        updated_since: datetime | None = None,
+        cursor: str | None = None,
+        limit: int = LARGEST_PAGE,
+        etag: str | None = None,
+        include_deleted: bool = True,
+    ) -> Page[LevelItem]:
+        """List stock levels by time of change, oldest first. Arguments and errors as for :meth:`products`."""
+        query = _query(updated_since, cursor, limit, include_deleted=include_deleted)
+        return self._page(LevelItem, "/v1/inventory-levels", query, etag)
+
+    def product(self, product_id: str) -> ProductItem:
+        """Fetch one product.
+
+        Raises:
+            NotFound: There is none of this id.
+            Rejected: It is still malformed; ``code`` is ``malformed_item``.
+            IntegrationError: See ``integrations._errors``.
+        """
+        return self._item(ProductItem, f"/v1/products/{quote(product_id, safe='')}")
+
+    def level(self, level_id: str) -> LevelItem:
+        """Fetch one stock level. Errors as for :meth:`product`."""
+        return self._item(LevelItem, f"/v1/inventory-levels/{quote(level_id, safe='')}")
+
+    def locations(self) -> list[LocationItem]:
+        """List every location. One that cannot be read makes the list useless, as stock hangs on all of them.
+
+        Raises:
+            Unavailable: The answer is no list of locations.
+            IntegrationError: See ``integrations._errors``.
+        """
+        reply = self._http.get("/v1/locations")
+        page = _judge_page(LocationItem, reply, _envelope(reply))
+        if page.rejects or page.has_more:
+            raise reply.odd(page.rejects[0].reason if page.rejects else "only a part of its locations")
+        return page.items
+
+    def verify(self, headers: Headers, body: bytes, now: float) -> Delivery:
+        signed = standard_webhooks(headers, body, self._secrets, now, upstream=self.name)
+        payload = parse_object(body, upstream=self.name)
+        data = payload.get("data")
+        return Delivery(
+            external_id=require_label({"webhook-id": signed.external_id}, "webhook-id", upstream=self.name),
+            type=require_label(payload, "type", upstream=self.name),
+            subject=label_or_none(data.get("id")) if isinstance(data, dict) else None,
+            signed_at=datetime.fromtimestamp(signed.timestamp, UTC),
+            secret_index=signed.secret_index,
+        )
+
+    def parse_event(self, body: bytes) -> tuple[str, LevelItem | ProductItem]:
+        """Read the body of a verified delivery: its type, and the item after the change.
+
+        Raises:
+            BadDelivery: It is of an unknown type, or its item is malformed.
+        """
+        payload = parse_object(body, upstream=self.name)
+        event_type = require_label(payload, "type", upstream=self.name)
+        models: dict[str, type[LevelItem | ProductItem]] = {"product": ProductItem, "inventory_level": LevelItem}
+        model = models.get(event_type.partition(".")[0])
+        if model is None:
+            raise BadDelivery(
+                f"{self.name} sent an event of the unknown type {event_type}: teach us the type, or unsubscribe.",
+                upstream=self.name,
+            )
+        try:
+            return event_type, model.model_validate(payload.get("data"))
+        except ValidationError as error:
+            raise BadDelivery(
+                f"{self.name} sent {event_type} with a malformed item ({explain(error)}): ask the upstream.",
+                upstream=self.name,
+            ) from None
+
+    def _page(self, model: type[T], path: str, query: Mapping[str, str], etag: str | None) -> Page[T]:
+        try:
+            reply = self._http.get(path, params=query, headers={"If-None-Match": etag} if etag else None)
+        except Rejected as error:
+            if error.status == 410 or error.code in _CURSOR_CODES:  # noqa: PLR2004 - HTTP: gone
+                raise CursorExpired(
+                    f"{self.name} no longer knows the cursor of {path}: the walk starts again from its mark.",
+                    upstream=self.name,
+                    status=error.status,
+                    code=error.code,
+                ) from error
+            raise
+        if reply.status == 304:  # noqa: PLR2004 - HTTP: not modified
+            return Page([], [], None, has_more=False, as_of=_as_of(reply, {}), etag=etag, not_modified=True)
+        for link in _next_links(reply.headers.get("link", "")):
+            self._http.require_same_origin(link, asked=reply.asked)
+        return _judge_page(model, reply, _envelope(reply))
+
+    def _item(self, model: type[T], path: str) -> T:
+        reply = self._http.get(path)
+        try:
+            return model.model_validate(reply.json())
+        except ValidationError as error:
+            raise Rejected(
+                f"{self.name} answered {reply.asked} with a malformed item ({explain(error)}): ask the upstream.",
+                upstream=self.name,
+                status=reply.status,
+                code="malformed_item",
+            ) from None
+
+
+def _query(since: datetime | None, cursor: str | None, limit: int, *, include_deleted: bool) -> dict[str, str]:
+    query = {"limit": str(limit), "include_deleted": "true" if include_deleted else "false"}
+    if since is not None:
+        query["updated_since"] = since.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    if cursor is not None:
+        query["cursor"] = cursor
+    return query
+
+
+def _envelope(reply: Reply) -> dict[str, Any]:
+    payload = reply.json()
+    if not isinstance(payload, dict) or not isinstance(payload.get("data"), list):
+        raise reply.odd("a page without a list of items")
+    return payload
+
+
+def _judge_page(model: type[T], reply: Reply, payload: Mapping[str, Any]) -> Page[T]:
+    has_more, next_cursor = _continuation(reply, payload)
+    items: list[T] = []
+    rejects: list[Reject] = []
+    for raw in payload["data"]:
+        try:
+            items.append(model.model_validate(raw))
+        except ValidationError as error:
+            rejects.append(_reject(raw, explain(error)))
+    as_of, etag = _as_of(reply, payload), reply.headers.get("etag")
+    return Page(items, rejects, next_cursor, has_more=has_more, as_of=as_of, etag=etag, not_modified=False)
+
+
+def _continuation(reply: Reply, payload: Mapping[str, Any]) -> tuple[bool, str | None]:
+    page = payload.get("page")
+    has_more = page.get("has_more") if isinstance(page, dict) else None
+    cursor = page.get("next_cursor") if isinstance(page, dict) else None
+    if not isinstance(has_more, bool):
+        raise reply.odd("a page that does not say whether it is the last")
+    if not has_more:
+        return False, None
+    if not isinstance(cursor, str) or not cursor:
+        raise reply.odd("a page that has a successor and no cursor to it")
+    return True, cursor
+
+
+def _reject(raw: Any, reason: str) -> Reject:
+    text = orjson.dumps(raw).decode()
+    keep_object = isinstance(raw, dict) and "\\u0000" not in text
+    return Reject(label_or_none(raw.get("id")) if isinstance(raw, dict) else None, reason, raw if keep_object else text)
+
+
+def _as_of(reply: Reply, payload: Mapping[str, Any]) -> datetime:
+    meta = payload.get("meta")
+    stated = meta.get("as_of") if isinstance(meta, dict) else None
+    return read_moment(stated) or reply.clock() or datetime.now(UTC)
+
+
+def _next_links(header: str) -> list[str]:
+    return [link for link, rest in _LINK.findall(header) if _NEXT.search(rest)]

@@ -1,0 +1,40 @@
+"""What we do: the jobs of the shop.
+
+A job is a function with a queue, limits, perhaps a schedule and the events it answers. `@job` only records it;
+`workers` later binds it to a broker, so a job can be imported, called and tested like the function it is.
+
+    @job(queue="warehouse", schedule=every(hours=1))
+    def sync_stock(context: Context, *, full: bool = False) -> dict[str, int]:
+        ...
+
+    sync_stock.enqueue(session, full=True)   # a run, in the caller's own transaction
+
+Files with a leading underscore are machinery; every other file of this folder is a topic of work.
+"""
+
+from jobs._arguments import BadArguments
+from jobs._context import Context
+from jobs._job import Job, UnknownJob, all_jobs, find, handler_of, job, load
+from jobs._policy import Backoff
+from jobs._schedule import BadRule, Rule, cron, every
+from jobs._signals import Cancel, Interrupted, Snooze
+
+__all__ = [
+    "Backoff",
+    "BadArguments",
+    "BadRule",
+    "Cancel",
+    "Context",
+    "Interrupted",
+    "Job",
+    "Rule",
+    "Snooze",
+    "UnknownJob",
+    "all_jobs",
+    "cron",
+    "every",
+    "find",
+    "handler_of",
+    "job",
+    "load",
+]

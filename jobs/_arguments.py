@@ -1,0 +1,80 @@
+"""Arguments are judged when work is enqueued, not at three in the morning when it runs.
+
+The job's own signature is the schema. Values are small JSON: ids, not objects; what a job needs beyond that it reads
+when it runs, so that it sees the truth of that moment.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+#: Bytes of JSON that one run's arguments may take.
+LARGEST = 16_384
+
+#: Half of a surrogate pair, or a zero character as JSON escapes it (not a backslash before the letters `u0000`).
+_UNKEEPABLE = re.compile(r"[\ud800-\udfff]|(?<!\\)(?:\\\\)*\\u0000")
+
+
+class BadArguments(ValueError):  # noqa: N818 - reads as what it is in a message
+    """An argument was refused at enqueue; the message names the job and the argument."""
+
+
+@cache
+def schema(function: Callable[..., Any]) -> type[BaseModel]:
+    """Return the model of a job function's keyword arguments; unknown names are refused."""
+    hints = get_type_hints(function)
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    fields: dict[str, Any] = {
+        p.name: (hints[p.name], ... if p.default is inspect.Parameter.empty else p.default) for p in parameters
+    }
+    return create_model(function.__name__, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
+
+
+def required(function: Callable[..., Any]) -> list[str]:
+    """Return the names of a job function's arguments that have no default."""
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    return [p.name for p in parameters if p.default is inspect.Parameter.empty]
+
+
+def accept(name: str, function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments as JSON values.
+
+    Args:
+        name: The job's name, for the error.
+        function: The job's function; its first parameter is the context.
+        arguments: Keyword arguments as given.
+
+    Raises:
+        BadArguments: If one is missing, unknown, of the wrong type, or all together are too large.
+    """
+    try:
+        model = schema(function)(**arguments)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadArguments(f"job {name}: argument {where!r}: {_sentence(first['type'], first['msg'])}") from None
+    accepted = model.model_dump(mode="json", exclude_unset=True)
+    for argument, value in accepted.items():
+        if _UNKEEPABLE.search(json.dumps(value, ensure_ascii=False)):
+            raise BadArguments(
+                f"job {name}: argument {argument!r}: Postgres keeps no zero character and no half of a surrogate pair"
+            )
+    if len(json.dumps(accepted, ensure_ascii=False).encode()) > LARGEST:
+        raise BadArguments(f"job {name}: the arguments take more than {LARGEST} bytes; pass ids, not objects")
+    return accepted
+
+
+def restore(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return stored arguments as the typed values the function expects."""
+    model = schema(function)(**arguments)
+    return {name: getattr(model, name) for name in type(model).model_fields}
+
+
+def _sentence(kind: str, message: str) -> str:
+    known = {"missing": "is required", "extra_forbidden": "is not one of this job's arguments"}
+    return known.get(kind, message[:1].lower() + message[1:])

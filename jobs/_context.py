@@ -1,0 +1,103 @@
+"""What a running job may use, and how it speaks.
+
+A job asks for an integration by its class, opens transactions of its own, says what it is doing, and looks up at
+good moments whether it should stop. It never sees the environment, the broker or the executor.
+
+    with context.transaction() as session: ...
+    page = context.use(Warehouse).levels(cursor=cursor)
+    context.progress(done=1200, total=5000, note="page 12")
+    context.check()
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from threading import Lock
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from integrations import Integration
+from jobs._signals import Cancel, Interrupted
+
+I = TypeVar("I", bound=Integration)  # noqa: E741 - an integration
+
+#: Lines and characters that one attempt may log; what comes after is counted and dropped.
+MOST_LINES = 1_000
+LONGEST_LINE = 2_000
+
+
+class Reporter(Protocol):
+    """Where a job's words go while it runs."""
+
+    def line(self, run_id: int, attempt: int, line: str, fields: dict[str, Any]) -> None:
+        """Keep one line of the run's log."""
+
+    def progress(self, run_id: int, attempt: int, progress: dict[str, Any]) -> None:
+        """Keep the run's latest progress."""
+
+
+@dataclass
+class Stop:
+    """Whether a running job should stop, and why. Set by other threads, read by the job."""
+
+    cancelled: bool = False
+    interrupted: bool = False
+
+
+@dataclass
+class Context:
+    """One attempt of one run, as its job sees it."""
+
+    run_id: int
+    #: The fencing number of this attempt.
+    attempt: int
+    job: str
+    #: Nominal time of the slot that planned the run, or None.
+    slot_at: datetime | None
+    sessions: sessionmaker[Session]
+    integration: Callable[[type[Integration]], Integration]
+    reporter: Reporter
+    stop: Stop = field(default_factory=Stop)
+    _lines: int = 0
+    _lock: Lock = field(default_factory=Lock)
+
+    def use(self, kind: type[I]) -> I:
+        """Return the configured integration of this class."""
+        found = self.integration(kind)
+        if not isinstance(found, kind):
+            raise TypeError(f"asked for {kind.__name__}, got {type(found).__name__}")
+        return found
+
+    def transaction(self) -> AbstractContextManager[Session]:
+        """Open a session whose transaction commits when the block ends well and rolls back when it does not."""
+        return self.sessions.begin()
+
+    def log(self, line: str, **fields: Any) -> None:
+        """Keep a line with the run; the first thousand of an attempt are kept, each cut at 2,000 characters."""
+        with self._lock:
+            self._lines += 1
+            count = self._lines
+        if count < MOST_LINES:
+            self.reporter.line(self.run_id, self.attempt, line[:LONGEST_LINE], fields)
+        elif count == MOST_LINES:
+            self.reporter.line(
+                self.run_id, self.attempt, "the log is full: later lines of this attempt are dropped", {}
+            )
+
+    def progress(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Say how far the work is, in whatever unit the job counts; cheap enough for every page."""
+        self.reporter.progress(self.run_id, self.attempt, {"done": done, "total": total, "note": note})
+
+    def check(self) -> None:
+        """Stop here if somebody asked for it.
+
+        Raises:
+            Cancel: An operator cancelled the run.
+            Interrupted: The process is stopping.
+        """
+        if self.stop.cancelled:
+            raise Cancel("cancelled by an operator while it ran")
+        if self.stop.interrupted:
+            raise Interrupted("the worker is stopping")

@@ -1,0 +1,81 @@
+"""What becomes of a run whose attempt ended in an error: one pure decision.
+
+    Unavailable                 retry with backoff and jitter
+    Throttled, CircuitOpen      snooze for as long as the upstream asked; no attempt burnt
+    Rejected                    dead at once: asking again will not help
+    Snooze, Cancel              the job's own word
+    Interrupted, shutdown       back at once; no attempt burnt
+    a time limit                a failure like any other
+    anything else               our bug: retry, then dead
+
+Nothing here touches a clock, a broker or a database: the executor acts on the answer.
+"""
+
+from dataclasses import dataclass
+from random import Random
+
+from integrations import Rejected, Throttled
+from jobs._signals import Cancel, Interrupted, Snooze
+from models import Outcome, State
+
+#: Longest snooze in seconds; what asks for more is asked again then.
+LONGEST_SNOOZE = 30 * 86_400.0
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Pauses between attempts: `first` seconds, doubled each time up to `longest`, each cut by up to half at random."""
+
+    first: float = 5.0
+    longest: float = 3600.0
+
+    def pause(self, failures: int, random: Random) -> float:
+        """Return the seconds to wait after the given number of failures (1 for the first)."""
+        full = min(self.longest, self.first * 2.0 ** min(failures - 1, 30))
+        return full * random.uniform(0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to record: the attempt's outcome, the run's next state, and when it is due again."""
+
+    outcome: Outcome
+    state: State
+    #: Seconds until it is due; only for a run that waits again.
+    delay: float = 0.0
+    #: Whether it counts against the run's allowance.
+    counts: bool = False
+    #: Replaces the error's own message where that says too little.
+    reason: str | None = None
+
+
+DONE = Decision(Outcome.SUCCEEDED, State.SUCCEEDED)
+INTERRUPTED = Decision(Outcome.SHUTDOWN, State.WAITING, reason="the worker was stopped; the run goes on elsewhere")
+
+
+def decide(
+    error: BaseException, *, failures: int, max_attempts: int, backoff: Backoff, random: Random, timed_out: bool = False
+) -> Decision:
+    """Judge an attempt that raised.
+
+    Args:
+        error: What it raised.
+        failures: Counted failures before this attempt.
+        max_attempts: Failures allowed.
+        backoff: The job's pauses.
+        random: Source of jitter.
+        timed_out: Whether it was ended by its time limit.
+    """
+    match error:
+        case Snooze(delay=delay) | Throttled(retry_after=delay):
+            return Decision(Outcome.SNOOZED, State.WAITING, delay=min(LONGEST_SNOOZE, max(0.0, delay)))
+        case Cancel():
+            return Decision(Outcome.CANCELLED, State.CANCELLED)
+        case Interrupted():
+            return INTERRUPTED
+        case Rejected():
+            return Decision(Outcome.FAILED, State.DEAD, counts=True)
+    outcome = Outcome.TIMED_OUT if timed_out else Outcome.FAILED
+    if failures + 1 >= max_attempts:
+        return Decision(outcome, State.DEAD, counts=True)
+    return Decision(outcome, State.WAITING, delay=backoff.pause(failures + 1, random), counts=True)

@@ -1,0 +1,99 @@
+"""The sweep: what becomes of items that a complete walk through everything did not meet.
+
+An upstream should leave a tombstone; some forget. So each full walk notes whom it met, and who is missing twice in a
+row is taken for gone. Once is not enough, because lists have holes. And when very many are missing at once it is more
+likely that the list is broken than that the shop closed: then nothing is removed, and the number waits on the stream
+for a person to look.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from jobs._context import Context
+from models import Stream
+
+#: Full walks in a row that must miss an item.
+MISSES = 2
+#: Share of the live rows above which deletions are held.
+HELD_SHARE = 0.1
+
+NAMELESS_SEEN = text("""
+    SELECT count(*) FROM quarantine q JOIN sightings s ON s.stream_id = q.stream_id AND s.source_id = q.fingerprint
+    WHERE q.stream_id = :stream_id AND q.external_id IS NULL AND q.resolved_at IS NULL
+""")
+# A nameless item that no longer comes has a name by now, or is gone.
+CLOSE_NAMELESS = text("""
+    UPDATE quarantine q SET resolved_at = now()
+    WHERE q.stream_id = :stream_id AND q.external_id IS NULL AND q.resolved_at IS NULL
+      AND NOT EXISTS (SELECT 1 FROM sightings s WHERE s.stream_id = q.stream_id AND s.source_id = q.fingerprint)
+""")
+MET = """EXISTS (SELECT 1 FROM sightings s WHERE s.stream_id = :stream_id AND s.source_id = t.source_id)"""
+FORGIVE = f"UPDATE {{table}} t SET misses = 0 WHERE misses > 0 AND {MET}"
+# What changed after the walk began may have passed behind its back.
+MISS = f"""
+    UPDATE {{table}} t SET misses = least(misses + 1, 1000)
+    WHERE deleted_at IS NULL AND source_updated_at <= :started AND NOT {MET}
+"""
+TALLY = """
+    SELECT count(*) FILTER (WHERE misses >= :misses), count(*),
+           (SELECT count(*) FROM (SELECT 1 FROM sightings WHERE stream_id = :stream_id LIMIT 1) AS any_of_them)
+    FROM {table} WHERE deleted_at IS NULL
+"""
+GONE = "SELECT id FROM {table} WHERE deleted_at IS NULL AND misses >= :misses ORDER BY source_id FOR NO KEY UPDATE"
+REMOVE = {
+    "products": f"""
+        UPDATE products SET deleted_at = now(), updated_at = now(), misses = 0
+        WHERE id IN ({GONE.format(table="products")}) RETURNING id
+    """,
+    "stock_levels": f"""
+        WITH gone AS (
+            UPDATE stock_levels SET deleted_at = now(), updated_at = now(), misses = 0, version = version + 1,
+                                    on_hand = 0, source_reserved = 0, incoming = 0
+            WHERE id IN ({GONE.format(table="stock_levels")})
+            RETURNING new.id, old.on_hand AS was, new.version
+        ), moved AS (
+            INSERT INTO stock_movements (level_id, delta, kind, quantity_after, reason, source_ref, occurred_at, run_id)
+            SELECT id, -was, 'removal', 0, 'missing from {MISSES} full walks', 'missing ' || version, now(), :run_id
+            FROM gone WHERE was <> 0
+        ) SELECT id FROM gone
+    """,
+}
+
+
+def sweep(session: Session, stream: Stream, table: str, started: datetime, context: Context) -> int:
+    """Remove what has been missing long enough, or hold it for a person; return the number of rows removed.
+
+    Args:
+        session: The transaction of the walk's last page.
+        stream: The stream whose full walk is complete.
+        table: The table it fills.
+        started: When the walk began, by the upstream's clock.
+        context: Told what was held.
+    """
+    values = {"stream_id": stream.id, "started": started, "misses": MISSES, "run_id": context.run_id}
+    nameless = int(session.scalar(NAMELESS_SEEN, values) or 0)
+    session.execute(CLOSE_NAMELESS, values)
+    session.execute(text(FORGIVE.format(table=table)), values)
+    removed = 0
+    if nameless:
+        # Any of them may be the very item that seems to be missing.
+        context.log(f"{stream.name}: {nameless} items came without an id, so nothing counts as missing this time")
+    else:
+        session.execute(text(MISS.format(table=table)), values)
+        removed = _remove(session, stream, table, values, context)
+    session.execute(text("DELETE FROM sightings WHERE stream_id = :stream_id"), values)
+    return removed
+
+
+def _remove(session: Session, stream: Stream, table: str, values: dict[str, object], context: Context) -> int:
+    missing, live, met = session.execute(text(TALLY.format(table=table)), values).one()
+    stream.held_deletions = missing if missing > live * HELD_SHARE or not met else 0
+    if stream.held_deletions:
+        context.log(
+            f"{stream.name}: {missing} of {live} items are missing upstream, too many to believe: none was removed,"
+            " look at the upstream's list"
+        )
+        return 0
+    return len(session.execute(text(REMOVE[table]), values).all()) if missing else 0

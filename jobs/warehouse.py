@@ -1,0 +1,210 @@
+"""The warehouse's truth becomes ours: hourly what changed, nightly everything, at once what a webhook tells.
+
+The walks make sure that nothing is missed, the webhooks that nobody waits an hour. Both write through the same
+guarded statements, so they may overtake each other and repeat themselves; the later state of the upstream stays. What
+would not validate is set aside and fetched again by its id, because a list is often wrong where the item is right.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import orjson
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from integrations import BadDelivery, NotFound, Rejected, Unavailable
+from integrations.warehouse import LevelItem, ProductItem, Warehouse
+from jobs import Cancel, Context, _quarantine, _stock, _walk, cron, every, job
+from jobs._policy import Backoff
+from jobs._stock import Applied, News
+from jobs._walk import Flow
+from models import Event, Location
+
+T = TypeVar("T", ProductItem, LevelItem)
+
+PRODUCTS = Flow("products", "products", Warehouse.products, Warehouse.product, _stock.apply_products)
+LEVELS = Flow("stock_levels", "stock_levels", Warehouse.levels, Warehouse.level, _stock.apply_levels)
+
+#: Seconds that a walk through everything may take.
+LONG = 7_200
+SOON = Backoff(first=2.0, longest=600.0)
+
+#: Quarantined items fetched again in one go, how many are written together, and how many failures in a row end it.
+MOST_REFETCHED = 5_000
+TOGETHER = 100
+MOST_UNREACHABLE = 3
+
+EVENTS = ("inventory_level.updated", "inventory_level.deleted", "product.updated", "product.deleted")
+
+
+@job(
+    queue="warehouse",
+    max_attempts=10,
+    time_limit=LONG,
+    backoff=SOON,
+    schedule=every(hours=1),
+    needs=[Warehouse],
+)
+def sync(context: Context, *, full: bool = False) -> dict[str, Any]:
+    """Read locations, then what changed of products and stock levels; with `full`, everything."""
+    return _read(context, full=full)
+
+
+@job(
+    queue="warehouse",
+    max_attempts=10,
+    time_limit=LONG,
+    backoff=SOON,
+    schedule=cron("30 3 * * *"),
+    needs=[Warehouse],
+)
+def walk(context: Context) -> dict[str, Any]:
+    """Read everything, and notice what is no longer there."""
+    return _read(context, full=True)
+
+
+@job(queue="warehouse", time_limit=1_800, backoff=SOON, needs=[Warehouse])
+def refetch_quarantined(context: Context) -> dict[str, Any]:
+    """Fetch quarantined items again by their ids, and write those that are good now."""
+    return {PRODUCTS.name: _refetch(context, PRODUCTS), LEVELS.name: _refetch(context, LEVELS)}
+
+
+@job(queue="warehouse", backoff=SOON, on=[Warehouse.event(name) for name in EVENTS], needs=[Warehouse])
+def apply_event(context: Context, *, event_id: int) -> dict[str, Any]:
+    """Write the item that a webhook carries, unless we know a later state of it."""
+    with context.transaction() as session:
+        event = session.get(Event, event_id)
+    if event is None:
+        raise Cancel(f"event {event_id} is no longer kept: the next walk reads what it was about")
+    warehouse = context.use(Warehouse)
+    try:
+        _, item = warehouse.parse_event(event.body)
+    except BadDelivery as error:
+        return _keep_unreadable(context, event, str(error))
+    if event.type.endswith(".deleted"):
+        item = item.model_copy(update={"deleted": True})
+    if isinstance(item, ProductItem):
+        return _apply_one(context, PRODUCTS, item)
+    return _apply_level(context, warehouse, item)
+
+
+def _read(context: Context, *, full: bool) -> dict[str, Any]:
+    result: dict[str, Any] = {"locations": _read_locations(context, context.use(Warehouse))}
+    # Levels hang on products, so the products are made whole first.
+    result[PRODUCTS.name] = _walk.walk(context, PRODUCTS, full=full)
+    result[PRODUCTS.name]["refetched"] = _refetch(context, PRODUCTS)["applied"]
+    result[LEVELS.name] = _walk.walk(context, LEVELS, full=full)
+    result[LEVELS.name]["refetched"] = _refetch(context, LEVELS)["applied"]
+    return result
+
+
+def _read_locations(context: Context, warehouse: Warehouse) -> int:
+    locations = warehouse.locations()
+    with context.transaction() as session:
+        _stock.apply_locations(session, locations)
+    return len(locations)
+
+
+def _apply_level(context: Context, warehouse: Warehouse, item: LevelItem) -> dict[str, Any]:
+    """Write a level; when its location is new to us, the locations are read again first.
+
+    A new product cannot be fetched, as the warehouse knows products by id and a level names only a sku. The level
+    waits in quarantine for the product's own webhook or the next walk.
+    """
+    with context.transaction() as session:
+        known = session.scalar(select(Location.id).where(Location.source_id == item.location_id))
+    if known is None:
+        _read_locations(context, warehouse)
+    return _apply_one(context, LEVELS, item)
+
+
+def _apply_one(context: Context, flow: Flow[T], item: T) -> dict[str, Any]:
+    def attempt(session: Session) -> Applied:
+        applied = flow.apply(session, [item], News("event", context.run_id))
+        if applied.misfits:
+            stream_id = _walk.ensure(session, flow.name)
+            _quarantine.keep(session, stream_id, [_quarantine.from_misfit(one) for one in applied.misfits])
+        return applied
+
+    applied = _stock.twice(context, attempt)
+    for one in applied.misfits:
+        context.log(f"{flow.name}: {one.external_id} is quarantined: {one.reason}")
+    return {"changed": applied.changed, "quarantined": len(applied.misfits)}
+
+
+def _keep_unreadable(context: Context, event: Event, reason: str) -> dict[str, Any]:
+    name = PRODUCTS.name if event.type.startswith("product.") else LEVELS.name
+    with context.transaction() as session:
+        row = _quarantine.set_aside(_item_id(event.body), reason, event.body.decode(errors="replace"))
+        _quarantine.keep(session, _walk.ensure(session, name), [row])
+    context.log(f"event {event.id} is quarantined: {reason}")
+    return {"changed": 0, "quarantined": 1, "note": reason}
+
+
+def _item_id(body: bytes) -> str | None:
+    try:
+        found = orjson.loads(body)["data"]["id"]
+    except (ValueError, TypeError, LookupError):
+        return None
+    return found if isinstance(found, str) and 0 < len(found) <= 200 and found.isprintable() else None  # noqa: PLR2004
+
+
+@dataclass
+class Batch(Generic[T]):
+    """What one batch of fetches brought: good items by the id asked for, ids that are gone, and bad ones."""
+
+    good: dict[str, T]
+    gone: list[str]
+    bad: list[_quarantine.SetAside]
+    unreachable: int = 0
+
+
+def _refetch(context: Context, flow: Flow[T]) -> dict[str, int]:
+    with context.transaction() as session:
+        stream_id = _walk.ensure(session, flow.name)
+        ids = _quarantine.open_ids(session, stream_id, MOST_REFETCHED)
+    counts = {"fetched": len(ids), "applied": 0, "gone": 0, "still_bad": 0}
+    for start in range(0, len(ids), TOGETHER):
+        context.check()
+        batch = _fetch(context, flow, ids[start : start + TOGETHER])
+        bad = _settle(context, flow, stream_id, batch)
+        counts["applied"] += len(batch.good) - bad
+        counts["gone"] += len(batch.gone)
+        counts["still_bad"] += len(batch.bad) + bad + batch.unreachable
+        context.progress(done=min(start + TOGETHER, len(ids)), total=len(ids), note=f"{flow.name}: fetching again")
+    return counts
+
+
+def _fetch(context: Context, flow: Flow[T], ids: list[str]) -> Batch[T]:
+    batch = Batch[T]({}, [], [])
+    in_a_row = 0
+    for item_id in ids:
+        try:
+            batch.good[item_id] = flow.fetch(context.use(Warehouse), item_id)
+        except NotFound:
+            batch.gone.append(item_id)
+        except Rejected as error:
+            if error.code != "malformed_item":
+                raise
+            batch.bad.append(_quarantine.set_aside(item_id, str(error), ""))
+        except Unavailable:
+            batch.unreachable += 1
+            in_a_row += 1
+            if in_a_row >= MOST_UNREACHABLE:
+                raise
+            continue
+        in_a_row = 0
+    return batch
+
+
+def _settle(context: Context, flow: Flow[T], stream_id: int, batch: Batch[T]) -> int:
+    """Write a batch and close what it settled; return how many good items still had no place."""
+
+    def attempt(session: Session) -> int:
+        applied = flow.apply(session, list(batch.good.values()), News("sync", context.run_id))
+        _quarantine.resolve(session, stream_id, [*batch.good, *batch.gone])
+        aside = [_quarantine.from_misfit(misfit) for misfit in applied.misfits]
+        _quarantine.keep(session, stream_id, batch.bad + aside)
+        return len(aside)
+
+    return _stock.twice(context, attempt)

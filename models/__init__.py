@@ -1,0 +1,67 @@
+"""What we keep: the tables of Headrace and the states they may be in.
+
+Postgres is the only memory of the system; whatever is in Redis or in the search index can be rebuilt from here.
+This package knows nothing of jobs, brokers or upstreams.
+
+    runs              one enqueued piece of work; outbox, delay, retry and dead letter are its states
+    attempts          one finished execution of a run
+    log_lines         what a run said while it worked, capped
+    queues            a queue and whether an operator paused it
+    schedules, slots  a rule in time; one planned fire of it with its one outcome
+    processes         who is alive: heartbeats of workers, relays, schedulers
+    events            one received webhook: raw bytes, verdict, what it caused
+    upstreams         an account at a third party and whether an operator paused it
+    streams           one kind of thing synced: cursor, high-water mark; stream_moves is its history
+    sightings         what a full walk of a stream has seen so far
+    quarantine        items that would not validate
+    products, locations, stock_levels, stock_movements    the shop's own truth
+    payments          Stripe's payment intents as last observed
+    search_changes    what the index still has to learn
+    generations       physical search indices; search_rejects are documents they refused
+    audit             what an operator did, to what, and why
+"""
+
+from models._base import Base, Kept
+from models.audit import AuditEntry
+from models.event import Event, Verdict
+from models.payment import Payment
+from models.process import Process
+from models.queue import Queue
+from models.run import FINAL, MOVES, Attempt, LogLine, Outcome, Run, State
+from models.schedule import Schedule, Slot
+from models.search import Generation, SearchChange, SearchReject
+from models.stock import Location, Product, StockLevel, StockMovement
+from models.stream import Quarantine, Sighting, Stream, StreamMove
+from models.upstream import Upstream
+
+__all__ = [
+    "FINAL",
+    "MOVES",
+    "Attempt",
+    "AuditEntry",
+    "Base",
+    "Event",
+    "Generation",
+    "Kept",
+    "Location",
+    "LogLine",
+    "Outcome",
+    "Payment",
+    "Process",
+    "Product",
+    "Quarantine",
+    "Queue",
+    "Run",
+    "Schedule",
+    "SearchChange",
+    "SearchReject",
+    "Sighting",
+    "Slot",
+    "State",
+    "StockLevel",
+    "StockMovement",
+    "Stream",
+    "StreamMove",
+    "Upstream",
+    "Verdict",
+]

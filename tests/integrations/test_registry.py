@@ -1,0 +1,70 @@
+"""The folder is the registry: adding an integration touches no existing file."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import integrations
+from integrations import EventKey, Integration, IntegrationSettings
+
+
+def test_every_module_without_underscore_is_loaded_as_one_integration() -> None:
+    folder = Path(integrations.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
+    assert set(integrations.load()) == modules == {"elasticsearch", "stripe", "warehouse"}
+
+
+def test_a_new_module_in_the_folder_is_found_without_touching_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pigeons.py").write_text(
+        "from integrations import Integration, IntegrationSettings\n"
+        "class Pigeons(Integration):\n    name = 'pigeons'\n    Settings = IntegrationSettings\n"
+    )
+    monkeypatch.setattr(integrations, "__path__", [*integrations.__path__, str(tmp_path)])
+    assert integrations.load()["pigeons"].event("landed") == EventKey("pigeons", "landed")
+
+
+def test_two_integrations_of_one_name_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "depot.py").write_text(
+        "from integrations import Integration\nclass Depot(Integration):\n    name = 'warehouse'\n"
+    )
+    monkeypatch.setattr(integrations, "__path__", [*integrations.__path__, str(tmp_path)])
+    with pytest.raises(ValueError, match=r"integrations\.depot and integrations\.warehouse share a name"):
+        integrations.load()
+
+
+@pytest.mark.parametrize("name", ["elasticsearch", "stripe", "warehouse"])
+def test_every_integration_documents_its_settings_and_names_their_variables(name: str) -> None:
+    integration = integrations.load()[name]
+    fields = integration.Settings.model_fields
+    assert integration.name == name
+    assert all(field.description for field in fields.values())
+    assert all(integration.variable(field).startswith(f"{name.upper()}_") for field in fields)
+
+
+def test_loading_twice_gives_the_same_classes() -> None:
+    assert integrations.load() == integrations.load()
+
+
+def test_an_integration_without_a_probe_or_deliveries_says_so() -> None:
+    class Silent(Integration):
+        name = "silent"
+
+    silent = Silent(IntegrationSettings())
+    with pytest.raises(NotImplementedError, match="Silent cannot be probed"):
+        silent.probe()
+    with pytest.raises(NotImplementedError, match="Silent takes no deliveries"):
+        silent.verify({}, b"", 0.0)
+    silent.close()
+
+
+def test_one_module_alone_knows_the_http_library() -> None:
+    folder = Path(integrations.__file__).parent
+    knowing = [
+        path.name
+        for path in folder.glob("*.py")
+        if re.search(r"^\s*(import|from) httpx", path.read_text(), re.MULTILINE)
+    ]
+    assert knowing == ["_http.py"]

@@ -1,0 +1,176 @@
+"""Rules in time: what cron means by its fields, and what clocks do twice a year."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise, takewhile
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs import BadRule, Rule, cron, every
+from jobs._schedule import EPOCH, fires
+
+ZONES = (
+    "UTC",
+    "America/New_York",
+    "Europe/London",
+    "Europe/Berlin",
+    "Australia/Lord_Howe",  # moves by half an hour
+    "America/Sao_Paulo",
+    "Asia/Kathmandu",
+    "Pacific/Apia",  # left out a whole day in 2011
+    "America/Havana",  # its gap begins at midnight
+)
+RULES = (
+    "* * * * *",
+    "*/7 * * * *",
+    "0 3 * * *",
+    "30 1 * * *",
+    "30 2 * * *",
+    "0,15,45 1,2 * * *",
+    "0 0 * * *",
+    "15 */6 * * *",
+    "0 12 1 * *",
+    "5 4 * * 0",
+    "0 0 13 * 5",
+    "*/20 * * * * *",
+)
+moments = st.datetimes(datetime(2005, 1, 1), datetime(2037, 12, 31), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis adds the zone
+
+
+def walls(rule: Rule, zone: str, day: datetime) -> list[str]:
+    """Return the fires of one UTC day and the next as local time with its offset."""
+    found = fires(rule, day, day + timedelta(days=1, hours=12))
+    return [moment.astimezone(ZoneInfo(zone)).strftime("%d %H:%M%z") for moment in found]
+
+
+@given(st.sampled_from(RULES), st.sampled_from(ZONES), moments)
+def test_the_next_fire_is_later_than_the_moment_asked_about(expression: str, zone: str, moment: datetime) -> None:
+    rule = cron(expression, zone=zone)
+    first = rule.next_after(moment)
+    assert moment < first
+    assert first < rule.next_after(first)
+    assert first.tzinfo is UTC
+
+
+@given(st.sampled_from(RULES[2:]), st.sampled_from(ZONES), moments, st.integers(0, 200_000))
+def test_two_schedulers_that_ask_at_different_moments_agree(
+    expression: str, zone: str, moment: datetime, later: int
+) -> None:
+    """Nothing lies between a moment and the fire that was foretold at it."""
+    rule = cron(expression, zone=zone)
+    foretold = rule.next_after(moment)
+    between = min(moment + timedelta(seconds=later), foretold - timedelta(microseconds=1))
+    assert rule.next_after(between) == foretold
+
+
+CHANGES = [
+    ("America/New_York", datetime(2027, 11, 7, 5, 30, tzinfo=UTC)),
+    ("Europe/London", datetime(2027, 10, 31, 0, 30, tzinfo=UTC)),
+    ("Europe/Berlin", datetime(2027, 10, 31, 0, 30, tzinfo=UTC)),
+    ("Australia/Lord_Howe", datetime(2027, 4, 3, 14, 45, tzinfo=UTC)),
+]
+
+
+@pytest.mark.parametrize(("zone", "first_pass"), CHANGES)
+def test_a_fixed_time_that_happens_twice_fires_once_whenever_one_asks(zone: str, first_pass: datetime) -> None:
+    local = first_pass.astimezone(ZoneInfo(zone))
+    rule = cron(f"{local.minute} {local.hour} * * *", zone=zone)
+    assert rule.next_after(first_pass - timedelta(hours=3)) == first_pass
+    for minutes in range(0, 180, 5):
+        assert rule.next_after(first_pass + timedelta(minutes=minutes)) > first_pass + timedelta(hours=20)
+
+
+@given(st.sampled_from(ZONES[1:]), st.integers(2012, 2036), st.integers(0, 23), st.sampled_from([0, 15, 30, 45]))
+def test_a_daily_time_fires_exactly_once_on_every_day_of_a_year(zone: str, year: int, hour: int, minute: int) -> None:
+    rule = cron(f"{minute} {hour} * * *", zone=zone)
+    begin, end = (datetime(y, 1, 1, tzinfo=ZoneInfo(zone)).astimezone(UTC) for y in (year, year + 1))
+    found = [moment.astimezone(ZoneInfo(zone)) for moment in fires(rule, begin - timedelta(seconds=1), end)]
+    days = [moment.date() for moment in found if moment.year == year]
+    assert days == sorted(set(days))
+    assert len(days) == (datetime(year + 1, 1, 1, tzinfo=UTC) - datetime(year, 1, 1, tzinfo=UTC)).days
+
+
+@pytest.mark.parametrize(
+    ("zone", "expression", "day", "expected"),
+    [
+        ("America/New_York", "30 2 * * *", datetime(2027, 3, 14, tzinfo=UTC), ["14 03:00-0400"]),
+        ("Europe/London", "30 1 * * *", datetime(2027, 3, 28, tzinfo=UTC), ["28 02:00+0100"]),
+        ("America/New_York", "30 1 * * *", datetime(2027, 11, 7, tzinfo=UTC), ["07 01:30-0400"]),
+    ],
+)
+def test_a_fixed_time_in_the_gap_fires_right_after_it_and_a_doubled_one_the_first_time(
+    zone: str, expression: str, day: datetime, expected: list[str]
+) -> None:
+    assert walls(cron(expression, zone=zone), zone, day)[:1] == expected
+
+
+def test_every_real_hour_has_its_fire_on_the_days_the_clock_moves() -> None:
+    rule = cron("0 * * * *", zone="America/New_York")
+    for day in (datetime(2027, 3, 14, tzinfo=UTC), datetime(2027, 11, 7, tzinfo=UTC)):
+        found = list(fires(rule, day, day + timedelta(days=1)))
+        assert [b - a for a, b in pairwise(found)] == [timedelta(hours=1)] * 23
+
+
+def test_sunday_is_nought_and_seven_and_monday_is_one() -> None:
+    start = datetime(2026, 11, 23, tzinfo=UTC)  # a Monday
+    assert cron("0 9 * * 0").next_after(start) == cron("0 9 * * 7").next_after(start)
+    assert cron("0 9 * * 0").next_after(start).strftime("%A") == "Sunday"
+    assert cron("0 9 * * 1").next_after(start).strftime("%A") == "Monday"
+    weekdays = list(fires(cron("0 9 * * 1-5"), start, start + timedelta(days=7)))
+    assert [moment.strftime("%a") for moment in weekdays] == ["Mon", "Tue", "Wed", "Thu", "Fri"]
+
+
+def test_a_day_of_the_month_and_a_day_of_the_week_are_alternatives() -> None:
+    found = fires(cron("0 0 13 * 5"), datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 30, tzinfo=UTC))
+    assert [moment.day for moment in found] == [6, 13, 20, 27]
+
+
+@given(st.integers(1, 100_000), moments)
+def test_an_interval_lies_on_a_grid_that_starts_with_the_epoch(seconds: int, moment: datetime) -> None:
+    rule = every(seconds=seconds)
+    found = rule.next_after(moment)
+    assert timedelta() < found - moment <= timedelta(seconds=seconds)
+    assert (found - EPOCH) % timedelta(seconds=seconds) == timedelta()
+    assert rule.next_after(found) - found == timedelta(seconds=seconds)
+
+
+def test_intervals_add_up_and_read_as_seconds() -> None:
+    assert every(hours=1, minutes=1, seconds=1).text == "every 3661 s"
+    assert (cron("0 3 * * *", zone="Europe/Berlin").text, cron("0 3 * * *", zone="Europe/Berlin").zone) == (
+        "cron 0 3 * * *",
+        "Europe/Berlin",
+    )
+
+
+def test_fires_end_with_the_last_moment_and_begin_after_the_first() -> None:
+    begin = datetime(2027, 1, 1, tzinfo=UTC)
+    found = list(fires(every(hours=1), begin, begin + timedelta(hours=3)))
+    assert found == [begin + timedelta(hours=hour) for hour in (1, 2, 3)]
+    assert list(takewhile(lambda _: True, fires(every(hours=1), begin, begin))) == []
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: cron("0 25 * * *"), "hour"),
+        (lambda: cron("0 3 * *"), "number of fields"),
+        (lambda: cron(""), "number of fields"),
+        (lambda: cron("0 3 31 2 *"), "day-of-month"),
+        (lambda: cron("0 3 * * *", zone="Mars/Base"), "Mars/Base"),
+        (lambda: cron("0 3 * * *", zone="../etc/passwd"), "IANA"),
+        (lambda: cron("0 3 * * *", zone=""), "IANA"),
+        (every, "too short"),
+        (lambda: every(seconds=0.5), "0.5 s"),
+        (lambda: every(hours=-1), "too short"),
+        (lambda: every(seconds=float("nan")), "interval"),
+        (lambda: every(seconds=float("inf")), "interval"),
+    ],
+)
+def test_a_rule_that_cannot_be_read_says_so_in_one_line(make: object, word: str) -> None:
+    assert callable(make)
+    with pytest.raises(BadRule) as caught:
+        make()
+    assert word.lower() in str(caught.value).lower()
+    assert "\n" not in str(caught.value)

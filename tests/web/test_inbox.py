@@ -1,0 +1,98 @@
+"""The group commit: what shares a batch, what one bad row does to the others, and when too much waits."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, text
+
+import jobs
+from models import Verdict
+from web.inbox import Arrival, Inbox, InboxUnavailable, Kept
+
+jobs.load()
+HANDLER = jobs.find("warehouse.apply_event")
+
+
+def arrival(external_id: str, kind: str = "inventory_level.updated", body: bytes = b"{}") -> Arrival:
+    return Arrival("warehouse", external_id, kind, Verdict.ACCEPTED, "{}", body, HANDLER)
+
+
+@asynccontextmanager
+async def running(inbox: Inbox) -> AsyncIterator[None]:
+    task = asyncio.create_task(inbox.run())
+    yield
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def keep_all(inbox: Inbox, arrivals: Sequence[Arrival]) -> list[Kept | BaseException]:
+    async with running(inbox):
+        return await asyncio.gather(*map(inbox.keep, arrivals), return_exceptions=True)
+
+
+def test_requests_that_arrive_together_share_one_commit(database_url: str, engine: Engine) -> None:
+    asyncio.run(keep_all(Inbox(database_url), [arrival(f"msg_{n}") for n in range(50)]))
+    with engine.connect() as connection:
+        assert connection.execute(text("SELECT count(*), count(DISTINCT xmin::text) FROM runs")).one() == (50, 1)
+
+
+def test_one_that_cannot_be_kept_does_not_take_the_others_with_it(database_url: str, engine: Engine) -> None:
+    given_ = [arrival("msg_1"), arrival("msg_2", kind="a\x00b"), arrival("msg_3")]
+    first, bad, third = asyncio.run(keep_all(Inbox(database_url), given_))
+    assert isinstance(first, Kept)
+    assert isinstance(bad, InboxUnavailable)
+    assert isinstance(third, Kept)
+    with engine.connect() as connection:
+        kept = connection.execute(text("SELECT external_id FROM events ORDER BY id")).scalars().all()
+    assert kept == ["msg_1", "msg_3"]
+
+
+def test_what_does_not_fit_any_more_is_refused_at_once(database_url: str, engine: Engine) -> None:
+    del engine
+    found = asyncio.run(keep_all(Inbox(database_url, capacity=3), [arrival(f"msg_{n}") for n in range(5)]))
+    assert [isinstance(answer, Kept) for answer in found] == [True, True, True, False, False]
+
+
+def test_a_database_that_was_never_there_refuses_and_the_task_lives_on() -> None:
+    async def try_twice() -> None:
+        inbox = Inbox("postgresql://nobody@127.0.0.1:9/none")
+        async with running(inbox):
+            for _ in range(2):
+                with pytest.raises(InboxUnavailable):
+                    await inbox.keep(arrival("msg_1"))
+
+    asyncio.run(try_twice())
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=8), min_size=1, max_size=4))
+def test_however_repeats_are_spread_over_batches_each_event_is_kept_once_and_each_repeat_counted(
+    database_url: str, engine: Engine, batches: list[list[str]]
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE events, runs CASCADE"))
+
+    async def send() -> list[Kept | BaseException]:
+        inbox = Inbox(database_url)
+        async with running(inbox):
+            return [kept for batch in batches for kept in await _together(inbox, batch)]
+
+    answers = [answer for answer in asyncio.run(send()) if isinstance(answer, Kept)]
+    sent = [name for batch in batches for name in batch]
+    assert len(answers) == len(sent)
+    assert [answer.fresh for answer in answers] == [name not in sent[:at] for at, name in enumerate(sent)]
+    with psycopg.connect(database_url) as connection_:
+        found = connection_.execute(
+            "SELECT external_id, duplicates, (SELECT count(*) FROM runs WHERE event_id = events.id) FROM events"
+        ).fetchall()
+    assert sorted(found) == [(name, sent.count(name) - 1, 1) for name in sorted(set(sent))]
+
+
+async def _together(inbox: Inbox, names: Sequence[str]) -> list[Kept | BaseException]:
+    return await asyncio.gather(*(inbox.keep(arrival(name)) for name in names), return_exceptions=True)

@@ -1,0 +1,164 @@
+"""The pages and the JSON beside them, as they arrive without a script."""
+
+import re
+
+import httpx
+import pytest
+from sqlalchemy import Engine, text
+
+from tests.web.serving import until
+from tests.web.shop import fill, trouble
+
+EVERYWHERE = ("/", "/nope", "/api/docs", "/api/nope", "/health", "/metrics", "/webhooks/x", "/static/headrace.css")
+
+
+@pytest.fixture
+def shop(client: httpx.Client, engine: Engine) -> httpx.Client:
+    """A client of a web process that already shows the filled shop."""
+    with engine.begin() as connection:
+        fill(connection)
+    until(lambda: client.get("/api/v1/overview").json()["overview"]["totals"]["products"] == 1234)
+    return client
+
+
+@pytest.mark.parametrize("path", EVERYWHERE)
+def test_every_answer_carries_the_headers_that_keep_a_browser_safe(client: httpx.Client, path: str) -> None:
+    headers = client.get(path).headers
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+
+
+def test_an_empty_system_teaches_how_to_begin(client: httpx.Client) -> None:
+    until(lambda: "No run yet." in client.get("/").text)
+    page = client.get("/").text
+    for sentence in (
+        "No stock has moved yet.",
+        "No webhook yet.",
+        "No index yet.",
+        "No stream yet.",
+        "No schedule yet.",
+    ):
+        assert sentence in page
+
+
+def test_the_page_says_first_and_in_words_that_everything_flows(shop: httpx.Client) -> None:
+    page = shop.get("/").text
+    assert "Everything flows: 2 workers at work" in page
+    assert page.index("Everything flows") < page.index("Runs by state")
+
+
+def test_the_page_shows_the_numbers_that_are_in_the_database(shop: httpx.Client) -> None:
+    page = shop.get("/").text
+    assert re.search(r"succeeded</dt><dd>901</dd>", page)
+    assert re.search(r"<dt>products</dt><dd>1,234</dd>", page)
+    assert re.search(r"<dt>accepted</dt><dd>391</dd>", page)
+    assert re.search(r"<dt>drift at last check</dt><dd>0</dd>", page)
+
+
+def test_every_table_has_a_caption_and_scoped_headings_and_every_time_its_exact_value(shop: httpx.Client) -> None:
+    page = shop.get("/").text
+    assert page.count("<table") == page.count("<caption") == 6
+    assert "<th>" not in page
+    assert re.search(r'<time datetime="\d{4}-[^"]+" title="\d{4}-\d\d-\d\d [^"]+ UTC">', page)
+
+
+def test_the_live_fragment_is_the_part_of_the_page_that_changes(shop: httpx.Client) -> None:
+    fragment = shop.get("/", params={"fragment": "live"}).text
+    assert "<html" not in fragment
+    assert "Latest stock movements" in fragment
+
+
+def test_troubles_are_listed_with_what_to_do(shop: httpx.Client, engine: Engine) -> None:
+    with engine.begin() as connection:
+        trouble(connection)
+    until(lambda: "No relay is alive" in shop.get("/").text)
+    page = shop.get("/").text
+    assert "1 thing broken, 4 to look at" in page
+    assert "<code>headrace queues resume stripe</code>" in page
+    assert "set STRIPE_API_KEY" not in page.partition("Recent runs")[0]
+
+
+def test_what_upstreams_and_errors_say_cannot_become_markup(client: httpx.Client, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO runs (job, queue, args, state, max_attempts, error)"
+                " VALUES ('<b>x</b>', '<i>q', '{}', 'dead', 1, '<script>alert(1)</script>')"
+            )
+        )
+        connection.execute(text("INSERT INTO queues VALUES ('<u>', now(), '<em>', '`<s>`')"))
+    until(lambda: "alert(1)" in client.get("/").text)
+    page = client.get("/").text
+    for tag in ("<script>alert", "<b>", "<i>", "<u>", "<em>", "<s>"):
+        assert tag not in page
+
+
+def test_arguments_and_bodies_are_not_shown(client: httpx.Client, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO runs (job, queue, args, state, max_attempts) "
+                """VALUES ('a.b', 'q', '{"card": "4242"}', 'waiting', 1)"""
+            )
+        )
+        connection.execute(
+            text(
+                "INSERT INTO events (source, external_id, type, verdict, headers, body)"
+                " VALUES ('s', '1', 'x', 'ignored', '{}', 'secret-4242')"
+            )
+        )
+    until(lambda: "a.<wbr>b" in client.get("/").text)
+    assert "4242" not in client.get("/").text
+    assert "4242" not in client.get("/api/v1/overview").text
+
+
+def test_an_unknown_address_is_a_page_for_people_and_a_problem_for_programs(client: httpx.Client) -> None:
+    for_people, for_programs = client.get("/nope"), client.get("/api/nope")
+    assert (for_people.status_code, for_programs.status_code) == (404, 404)
+    assert for_people.headers["content-type"].startswith("text/html")
+    assert "The overview" in for_people.text
+    assert for_programs.headers["content-type"] == "application/problem+json"
+
+
+def test_a_method_that_is_not_taken_is_told_which_is(client: httpx.Client) -> None:
+    answer = client.post("/")
+    assert answer.status_code == 405
+    assert sorted(answer.headers["allow"].split(", ")) == ["GET", "HEAD"]
+
+
+def test_a_monitor_may_ask_for_the_head_alone(client: httpx.Client) -> None:
+    answer = client.head("/health/live")
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_the_description_of_the_api_names_what_the_overview_answers(shop: httpx.Client) -> None:
+    schema = shop.get("/api/openapi.json").json()
+    answer = shop.get("/api/v1/overview").json()
+    described = schema["components"]["schemas"]["Snapshot"]["properties"]
+    assert set(schema["paths"]) == {"/api/v1/overview"}
+    assert set(described) == set(answer["overview"])
+    assert answer["overview"]["queues"][0]["name"] == "maintenance"
+    assert answer["overview"]["index"]["drift"] == 0
+
+
+def test_the_operations_are_listed_on_a_page_without_anything_from_elsewhere(client: httpx.Client) -> None:
+    page = client.get("/api/docs").text
+    assert "/api/v1/overview" in page
+    assert not re.search(r'(src|href)="(https?:)?//', page)
+
+
+def test_prometheus_reads_the_census_and_the_receiver(shop: httpx.Client) -> None:
+    shop.post("/webhooks/nobody")
+    metrics = shop.get("/metrics").text
+    for line in (
+        'headrace_up{part="postgres"} 1.0',
+        'headrace_runs{state="succeeded"} 901.0',
+        'headrace_queue_waiting{queue="search"} 4.0',
+        'headrace_processes{kind="worker"} 2.0',
+        "headrace_search_pending_changes 3.0",
+        'headrace_webhooks_total{reason="unknown_source",source="unknown",status="404"}',
+    ):
+        assert line in metrics
+    assert re.search(r'headrace_stream_freshness_seconds\{stream="warehouse/products"\} 11\d\d', metrics)

@@ -1,0 +1,458 @@
+"""The command line as a process: what it prints, how it leaves, and that it never shows a traceback."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from sqlalchemy import Engine, text
+
+from models import migrations
+from sandbox.services import Services
+from tests.workers import rows
+from workers.cli.app import answer
+
+HEADRACE = Path(sys.executable).parent / "headrace"
+#: An address where nobody answers: the port is reserved and never served.
+NOBODY = "127.0.0.1:1"
+#: Words of what is configured in some shell around the tests and must not reach them.
+OURS = re.compile(r"(DATABASE|REDIS|BROKER|ELASTICSEARCH|WAREHOUSE|STRIPE)_")
+
+
+class Cli(Protocol):
+    """Runs one command line to its end."""
+
+    def __call__(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]: ...
+
+
+@pytest.fixture
+def environment(services: Services, database_url: str) -> dict[str, str]:
+    """The environment of our processes: the test's own database and a Redis of its own number."""
+    kept = {name: value for name, value in os.environ.items() if not OURS.match(name)}
+    redis = services.valkey.url.rsplit("/", 1)[0] + "/7"
+    return kept | services.environment() | {"DATABASE_URL": database_url, "REDIS_URL": redis}
+
+
+@pytest.fixture
+def cli(environment: dict[str, str]) -> Cli:
+    """The installed command line."""
+
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        found = {name: value for name, value in (environment | variables).items() if value}
+        done = subprocess.run(
+            [HEADRACE, *arguments], env=found, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert "Traceback" not in done.stderr + done.stdout
+        return done
+
+    return run
+
+
+@pytest.fixture
+def ask(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """The command line inside this process: quick enough to ask many questions."""
+
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        for name in [name for name in os.environ if OURS.match(name)]:
+            monkeypatch.delenv(name)
+        for name, value in (environment | variables).items():
+            monkeypatch.setenv(name, value)
+        code = answer(list(arguments))
+        written = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, written.out, written.err)
+
+    return run
+
+
+@pytest.fixture
+def processes(environment: dict[str, str], engine: Engine) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """A live relay and worker."""
+    modules = (["workers.relay"], ["workers.worker", "--threads", "2"])
+    started = [subprocess.Popen([sys.executable, "-m", *module], env=environment) for module in modules]
+    alive = text("SELECT count(DISTINCT kind) FROM processes WHERE kind IN ('relay', 'worker')")
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        poll_until(lambda: connection.execute(alive).scalar() == len(modules))
+    yield started
+    for process in started:
+        process.send_signal(signal.SIGTERM)
+    for process in started:
+        process.wait(30)
+
+
+def poll_until(true: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.05)
+
+
+def insert_run(engine: Engine, state: str = "dead", args: str = "{}", error: str | None = None) -> int:
+    statement = text("""
+        INSERT INTO runs (job, queue, args, state, failures, max_attempts, error, finished_at)
+        VALUES ('warehouse.sync', 'warehouse', CAST(:args AS jsonb), :state, 1, 10, :error, now()) RETURNING id
+    """)
+    with engine.begin() as connection:
+        return int(connection.execute(statement, {"state": state, "args": args, "error": error}).scalar_one())
+
+
+def parsed(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_without_arguments_it_prints_its_help(cli: Cli) -> None:
+    done = cli()
+    assert done.returncode == 0
+    assert "doctor" in done.stdout
+    assert done.stderr == ""
+
+
+def test_it_is_also_a_module(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "workers", "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert "headrace" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("bogus", "No such command"),
+        ("runs list --bogus", "No such option"),
+        ("runs list --limit 0", "--limit"),
+        ("runs list --state asleep", "asleep"),
+        ("runs list --since yesterday", "write 10m"),
+        ("runs list --arg sku", "is no pair"),
+        ("runs show 12", "there is no run 12"),
+        ("runs show 99999999999999999999", "Invalid value for 'ID'"),
+        ("runs retry", "say which runs"),
+        ("run", "Missing argument"),
+        ("run warehouse.snyc", "did you mean warehouse.sync?"),
+        ("run warehouse.sync --arg full=maybe", "argument 'full'"),
+        ("run warehouse.sync --arg sku=1", "is not one of this job's arguments"),
+        ("run warehouse.sync --timeout 3", "give --wait"),
+        ("queues pause wharehouse", "did you mean warehouse?"),
+        ("upstreams reset nobody", "there is no upstream"),
+        ("schedules pause nobody", "there is no schedule"),
+        ("schedules preview search.rebuild", "has no schedule"),
+        ("webhooks show 1", "there is no event 1"),
+        ("webhooks replay", "say which events"),
+        ("webhooks backfill warehouse", "does not list its events"),
+        ("webhooks backfill", "stripe is not configured"),
+        ("streams rewind products --to start", "there is no stream"),
+        ("streams show products", "there is no stream"),
+    ],
+)
+def test_a_wrong_question_gets_one_line_and_code_2(ask: Cli, line: str, words: str) -> None:
+    done = ask(*line.split())
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_a_wrong_question_ends_the_process_with_code_2(cli: Cli) -> None:
+    done = cli("run", "warehouse.snyc")
+    assert done.returncode == 2
+    assert "did you mean warehouse.sync?" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"DATABASE_URL": ""}, "DATABASE_URL is missing"),
+        ({"DATABASE_URL": "mysql://kim:hush@mill/shop"}, "DATABASE_URL cannot be used"),
+        ({"REDIS_URL": ""}, "REDIS_URL is missing"),
+    ],
+)
+def test_an_environment_that_cannot_be_used_is_named(cli: Cli, variables: dict[str, str], words: str) -> None:
+    done = cli("runs", "list", **variables)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "hush" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("line", ["runs list", "run warehouse.sync", "queues pause warehouse", "migrate"])
+def test_without_postgres_every_command_says_so_in_one_line(cli: Cli, line: str) -> None:
+    done = cli(*line.split(), DATABASE_URL=f"postgresql://kim:hush@{NOBODY}/shop")
+    assert done.returncode == 1
+    assert "Postgres does not answer" in done.stderr
+    assert "hush" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_migrate_needs_the_database_alone_and_says_from_where_to_where(cli: Cli, services: Services) -> None:
+    url = services.postgres.create_database(f"empty_{os.getpid()}")
+    alone = {"DATABASE_URL": url, "REDIS_URL": "", "ELASTICSEARCH_URL": ""}
+    refused = cli("runs", "list", DATABASE_URL=url)
+    first, second = cli("migrate", **alone), cli("migrate", **alone)
+    services.postgres.drop_database(f"empty_{os.getpid()}")
+    assert refused.returncode == 1
+    assert "run `headrace migrate`" in refused.stderr
+    assert f"from no tables to {migrations.newest()}" in first.stdout
+    assert "nothing to do" in second.stdout
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "jobs",
+        "runs list",
+        "queues list",
+        "schedules list",
+        "schedules slots",
+        "schedules preview warehouse.sync",
+        "upstreams list",
+        "webhooks list",
+        "streams list",
+        "processes",
+        "audit",
+    ],
+)
+def test_every_listing_is_json_and_nothing_else_when_asked(ask: Cli, line: str) -> None:
+    done = ask(*line.split(), "--json")
+    assert isinstance(parsed(done), list)
+    assert done.stderr == ""
+
+
+def test_runs_are_filtered_and_paged(cli: Cli, engine: Engine) -> None:
+    old, new = insert_run(engine, args='{"full": true}', error="it broke"), insert_run(engine, "succeeded")
+    assert [run["id"] for run in parsed(cli("runs", "list", "--json"))] == [new, old]
+    filters = ("--state", "dead", "--job", "warehouse.sync", "--queue", "warehouse", "--error", "BROKE")
+    found = parsed(cli("runs", "list", *filters, "--since", "1h", "--arg", "full=true", "--json"))
+    assert [run["id"] for run in found] == [old]
+    assert found[0]["args"] == {"full": True}
+    assert parsed(cli("runs", "list", "--before", str(old), "--json")) == []
+    page = cli("runs", "list", "--limit", "1")
+    assert str(new) in page.stdout
+    assert f"--before {new}" in page.stderr
+
+
+def test_a_run_is_shown_with_its_attempts_and_without_secrets(cli: Cli, engine: Engine) -> None:
+    run_id = insert_run(engine, args='{"token": "hush", "sku": "7"}', error="Bearer hush was refused")
+    with engine.begin() as connection:
+        values = {"id": run_id, "trace": 'File "a.py"\n  raise hush from Bearer hush'}
+        connection.execute(
+            text("""
+                INSERT INTO attempts (run_id, number, started_at, outcome, error_class, error, traceback)
+                VALUES (:id, 1, now() - interval '3 s', 'failed', 'Rejected', 'Bearer hush was refused', :trace)
+            """),
+            values,
+        )
+        line = text("INSERT INTO log_lines (run_id, attempt, line) VALUES (:id, 1, E'page 3 \\x1b[31m')")
+        connection.execute(line, values)
+    shown = cli("runs", "show", str(run_id))
+    assert "is dead after 1 of 10 failures" in shown.stdout
+    assert "page 3" in shown.stdout
+    assert "\x1b" not in shown.stdout
+    assert "Bearer hush" not in shown.stdout
+    found = parsed(cli("runs", "show", str(run_id), "--json"))
+    assert found["args"] == {"token": "<secret>", "sku": "7"}
+    assert found["attempts"][0]["outcome"] == "failed"
+    assert found["log"][0]["line"].startswith("page 3")
+    assert "dead" in found["why"]
+
+
+def test_runs_are_moved_by_filters_after_a_dry_run(cli: Cli, engine: Engine) -> None:
+    ids = [insert_run(engine) for _ in range(3)]
+    asked = ("runs", "retry", "--job", "warehouse.sync")
+    dry = cli(*asked, "--dry-run")
+    assert "3 runs would be touched by retry" in dry.stdout
+    assert parsed(cli("runs", "list", "--state", "dead", "--json"))[0]["id"] == ids[-1]
+    done = parsed(cli(*asked, "--json", "--by", "kim"))
+    assert (done["count"], done["ids"], done["dry_run"]) == (3, ids, False)
+    entry = parsed(cli("audit", "--json"))[0]
+    assert (entry["actor"], entry["action"], entry["count"]) == ("kim", "runs retry", 3)
+    assert "--job warehouse.sync" in entry["target"]
+
+
+def test_a_run_that_cannot_be_moved_is_explained_and_the_code_is_1(cli: Cli, engine: Engine) -> None:
+    run_id = insert_run(engine, "succeeded")
+    done = cli("runs", "cancel", str(run_id))
+    assert done.returncode == 1
+    assert f"run {run_id} stays as it is: it is succeeded" in done.stderr
+
+
+def test_a_held_queue_says_who_holds_it_and_why(cli: Cli, engine: Engine) -> None:
+    dry = cli("queues", "pause", "warehouse", "--dry-run")
+    assert "not paused" in dry.stdout
+    assert cli("queues", "pause", "warehouse", "--by", "kim", "--reason", "they move").returncode == 0
+    queue = next(row for row in parsed(cli("queues", "list", "--json")) if row["name"] == "warehouse")
+    assert (queue["paused_by"], queue["reason"]) == ("kim", "they move")
+    run_id = insert_run(engine, "waiting")
+    assert "kim paused queue warehouse (they move)" in cli("runs", "show", str(run_id)).stdout
+    assert "goes on" in cli("queues", "resume", "warehouse").stdout
+    assert "was not paused" in cli("queues", "resume", "warehouse").stdout
+
+
+def test_an_upstream_is_held_and_reset(cli: Cli) -> None:
+    cli("upstreams", "pause", "stripe", "--by", "kim")
+    stripe = next(row for row in parsed(cli("upstreams", "list", "--json")) if row["name"] == "stripe")
+    assert (stripe["paused_by"], stripe["configured"]) == ("kim", False)
+    assert "goes on" in cli("upstreams", "reset", "stripe").stdout
+
+
+def test_a_webhook_is_shown_and_handed_to_its_job_again(cli: Cli, engine: Engine) -> None:
+    with engine.begin() as connection:
+        statement = text("""
+            INSERT INTO events (source, external_id, type, verdict, headers, body)
+            VALUES ('warehouse', 'evt_1', 'product.updated', 'accepted', '{}', :body) RETURNING id
+        """)
+        event = connection.execute(statement, {"body": b'{"sku": "7", "api_key": "hush"}'}).scalar_one()
+    assert parsed(cli("webhooks", "show", str(event), "--json"))["body"] == {"sku": "7", "api_key": "<secret>"}
+    dry = parsed(cli("webhooks", "replay", str(event), "--dry-run", "--json"))
+    assert (dry[0]["job"], dry[0]["run_id"]) == ("warehouse.apply_event", None)
+    replayed = parsed(cli("webhooks", "replay", "--source", "warehouse", "--json"))
+    listed = parsed(cli("webhooks", "list", "--verdict", "accepted", "--type", "product.updated", "--json"))
+    assert listed[0]["run_id"] == replayed[0]["run_id"]
+    unknown = cli("webhooks", "replay", "999")
+    assert unknown.returncode == 1
+    assert "there is no such event" in unknown.stderr
+
+
+def test_a_stream_is_rewound_and_remembers_it(cli: Cli, engine: Engine) -> None:
+    mark = datetime(2026, 11, 23, 5, tzinfo=UTC)
+    with engine.begin() as connection:
+        statement = text("INSERT INTO streams (upstream, name, high_water) VALUES ('warehouse', 'products', :mark)")
+        connection.execute(statement, {"mark": mark})
+    rewind = ("streams", "rewind", "warehouse/products", "--to", "2026-11-22T05:00")
+    assert "would go" in cli(*rewind, "--dry-run").stdout
+    assert cli(*rewind, "--by", "kim", "--reason", "a bad import").returncode == 0
+    shown = parsed(cli("streams", "show", "products", "--json"))
+    assert shown["high_water"] == "2026-11-22T05:00:00+00:00"
+    assert shown["moves"][0]["reason"] == "rewound by kim: a bad import"
+    assert "a bad import" in cli("streams", "show", "products").stdout
+    assert cli(*rewind).returncode == 2
+
+
+def test_the_doctor_says_what_to_do_about_each_part(cli: Cli) -> None:
+    redis, search = f"redis://{NOBODY}/0", f"http://{NOBODY}"
+    done = cli("doctor", REDIS_URL=redis, ELASTICSEARCH_URL=search)
+    assert done.returncode == 1
+    assert "✓ Postgres" in done.stdout
+    assert "correct REDIS_URL" in done.stdout
+    assert "✗ elasticsearch" in done.stdout
+    assert "python -m workers.relay" in done.stdout
+    done = cli("doctor", "--json", DATABASE_URL=f"postgresql://kim:hush@{NOBODY}/shop")
+    findings = {finding["part"]: finding for finding in json.loads(done.stdout)}
+    assert done.returncode == 1
+    assert findings["Postgres"]["ok"] is False
+    assert findings["Redis"]["ok"] is True
+    assert findings["warehouse"]["ok"] is None
+    assert json.loads(cli("doctor", "--json", REDIS_URL="").stdout)[0]["ok"] is False
+
+
+def test_search_status_answers_while_the_search_server_is_away(cli: Cli) -> None:
+    done = cli("search", "status", ELASTICSEARCH_URL=f"http://{NOBODY}")
+    assert done.returncode == 1
+    assert "nobody can tell what searches see" in done.stdout
+
+
+def test_a_listing_that_is_not_read_to_its_end_ends_quietly(environment: dict[str, str]) -> None:
+    command = f"{HEADRACE} jobs --json | head -c 1"
+    done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True, timeout=60, check=True)  # noqa: S602 - a pipe is the point
+    assert done.stdout == "["
+    assert "Traceback" not in done.stderr
+
+
+def test_waiting_ends_after_the_timeout_and_the_run_goes_on(cli: Cli) -> None:
+    done = cli("run", "warehouse.sync", "--wait", "--timeout", "0")
+    assert done.returncode == 1
+    assert "has not ended and goes on: waits because no live worker serves queue warehouse" in done.stderr
+    assert parsed(cli("runs", "list", "--json"))[0]["state"] == "waiting"
+
+
+def test_ctrl_c_ends_the_waiting_and_not_the_run(environment: dict[str, str], cli: Cli) -> None:
+    command = [str(HEADRACE), "run", "warehouse.sync", "--wait"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stderr is not None
+        assert "no live worker" in waiting.stderr.readline()
+        waiting.send_signal(signal.SIGINT)
+        assert "goes on without you" in waiting.stderr.readline()
+        assert waiting.wait(30) == 130
+    assert parsed(cli("runs", "list", "--json"))[0]["state"] == "waiting"
+
+
+@pytest.mark.usefixtures("processes")
+def test_a_run_is_followed_to_its_end(cli: Cli, environment: dict[str, str]) -> None:
+    done = cli("run", "maintenance.check_ledger", "--wait", "--timeout", "60")
+    assert parsed(done) == {"levels": 0, "wrong": 0}
+    dead = cli("run", "warehouse.sync", "--wait", "--timeout", "60")
+    assert dead.returncode == 1
+    assert "is dead" in dead.stderr
+    assert "WAREHOUSE_URL" in dead.stderr
+    whole = cli("run", "warehouse.sync", "--wait", "--timeout", "60", "--json")
+    assert whole.returncode == 1
+    assert json.loads(whole.stdout)["state"] == "dead"
+    again = parsed(cli("runs", "retry", str(json.loads(whole.stdout)["id"]), "--json"))
+    assert again["count"] == 1
+    assert "1 alive" in cli("doctor").stdout
+    assert "succeeded" not in on_a_terminal([str(HEADRACE), "run", "warehouse.sync", "--wait"], environment)
+
+
+@pytest.mark.usefixtures("processes")
+def test_the_index_is_built_verified_and_repaired_from_here(cli: Cli) -> None:
+    built = parsed(cli("search", "rebuild", "--timeout", "60"))
+    assert built["index"].startswith("products-")
+    assert parsed(cli("search", "verify", "--timeout", "60"))["missing"] == 0
+    assert parsed(cli("search", "repair", "--timeout", "60"))["orphans"] == 0
+    status = parsed(cli("search", "status", "--json"))
+    assert status["alias"] == [built["index"]]
+    refused = cli("search", "rollback", "--timeout", "60")
+    assert refused.returncode == 1
+    assert int(cli("search", "verify", "--no-wait").stdout) > 0
+
+
+def on_a_terminal(command: list[str], environment: dict[str, str]) -> str:
+    """Run a command with a terminal as its output and return what it wrote."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(command, env=environment, stdout=theirs, stderr=theirs, stdin=theirs) as process:
+        os.close(theirs)
+        written = b""
+        try:
+            while chunk := os.read(ours, 4096):
+                written += chunk
+        except OSError:  # the terminal closes when the last writer leaves
+            pass
+        assert process.wait(60) == 1
+    os.close(ours)
+    return written.decode()
+
+
+def test_a_stream_shows_what_is_in_quarantine_and_why(ask: Cli, engine: Engine) -> None:
+    rows.change(engine, "INSERT INTO streams (upstream, name) VALUES ('warehouse', 'products')")
+    rows.change(
+        engine,
+        """
+        INSERT INTO quarantine (stream_id, external_id, fingerprint, reason, raw, resolved_at) VALUES
+            (1, 'p_1', 'p_1', 'sku: is missing', '{}', NULL), (1, 'p_2', 'p_2', 'price: is text', '{}', now())
+        """,
+    )
+    (only,) = parsed(ask("streams", "show", "warehouse/products", "--json"))["quarantine"]
+    assert (only["external_id"], only["reason"], only["times"]) == ("p_1", "sku: is missing", 1)
+    assert "sku: is missing" in ask("streams", "show", "warehouse/products").stdout
+
+
+def test_a_webhook_nested_beyond_reading_is_shown_as_text(ask: Cli, engine: Engine) -> None:
+    body = b"[" * 100_000
+    rows.change(
+        engine,
+        """
+        INSERT INTO events (source, external_id, type, verdict, headers, body)
+        VALUES ('warehouse', 'm_1', '', 'malformed', '{}', :body)
+        """,
+        body=body,
+    )
+    shown = ask("webhooks", "show", "1", "--json")
+    assert shown.returncode == 0
+    assert json.loads(shown.stdout)["body"].startswith("[[[[")

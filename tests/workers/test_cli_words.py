@@ -1,0 +1,159 @@
+"""What the command line says and understands, without a server."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import typer
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.exceptions import ConnectionError as RedisAway
+from sqlalchemy.exc import OperationalError
+
+from integrations import Unavailable
+from models import State
+from workers.actions import Refused
+from workers.cli.failures import explain
+from workers.cli.life import Life, why, word
+from workers.cli.moments import moment, span, when
+from workers.cli.options import pairs
+from workers.cli.tables import printable
+from workers.settings import BadSettings
+
+NOW = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
+RUN: dict[str, Any] = {
+    "id": 7,
+    "queue": "warehouse",
+    "state": State.WAITING,
+    "attempt": 0,
+    "failures": 0,
+    "max_attempts": 10,
+    "due_at": NOW,
+    "started_at": None,
+    "finished_at": None,
+    "error": None,
+    "cancel_requested_at": None,
+}
+
+
+def life(*, paused_by: str | None = None, workers: int = 1, relays: int = 1, **run: Any) -> Life:
+    return Life(
+        run=RUN | run,
+        now=NOW,
+        paused_at=NOW if paused_by else None,
+        paused_by=paused_by,
+        reason="they move house" if paused_by else None,
+        host="mill",
+        pid=12,
+        workers=workers,
+        relays=relays,
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (life(), "goes to the broker in a moment"),
+        (life(relays=0), "no relay lives"),
+        (life(workers=0), "no live worker serves queue warehouse"),
+        (life(paused_by="kim", workers=0), "kim paused queue warehouse (they move house)"),
+        (life(due_at=NOW + timedelta(minutes=3)), "waits until 2026-11-23 05:03:00 UTC, in 3 min"),
+        (life(due_at=NOW + timedelta(minutes=3), failures=2, error="away"), "after failure 2 of 10: away"),
+        (life(state=State.QUEUED, workers=2), "waits for one of 2 workers"),
+        (life(state=State.RUNNING, started_at=NOW, attempt=2), "in attempt 2 on mill, process 12"),
+        (life(state=State.RUNNING, started_at=NOW, cancel_requested_at=NOW), "was asked to stop"),
+        (life(state=State.SUCCEEDED, finished_at=NOW - timedelta(hours=2), attempt=1), "succeeded 2 h ago"),
+        (life(state=State.DEAD, failures=10, error="no"), "is dead after 10 of 10 failures: no"),
+        (life(state=State.CANCELLED, error="cancelled by kim"), "was cancelled: cancelled by kim"),
+    ],
+)
+def test_a_run_says_why_it_stands_where_it_stands(told: Life, words: str) -> None:
+    assert words in why(told)
+
+
+def test_a_waiting_run_is_called_what_people_call_it() -> None:
+    later = NOW + timedelta(minutes=1)
+    assert word(RUN, NOW) == "waiting"
+    assert word(RUN | {"due_at": later}, NOW) == "scheduled"
+    assert word(RUN | {"due_at": later, "failures": 1}, NOW) == "retrying"
+    assert word(RUN | {"state": "dead"}, NOW) == "dead"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (BadSettings("REDIS_URL is missing"), 2, "REDIS_URL is missing"),
+        (Refused("there is no queue"), 2, "there is no queue"),
+        (Unavailable("warehouse is away", upstream="warehouse"), 1, "warehouse is away"),
+        (RedisAway("Error 111 connecting to mill:6379."), 1, "Redis does not answer"),
+        (OperationalError("SELECT 1", {}, Exception("refused\nmore")), 1, "Postgres does not answer (refused)"),
+        (KeyboardInterrupt(), 130, "stopped"),
+    ],
+)
+def test_what_went_wrong_is_one_line_with_an_exit_code(error: BaseException, code: int, words: str) -> None:
+    failure = explain(error)
+    assert failure is not None
+    assert failure.code == code
+    assert words in failure.sentence
+    assert "\n" not in failure.sentence
+
+
+def test_a_password_in_an_error_is_not_repeated() -> None:
+    failure = explain(OperationalError("x", {}, Exception("no postgresql://kim:hush@mill/shop")))
+    assert failure is not None
+    assert "hush" not in failure.sentence
+
+
+def test_a_mistake_of_ours_keeps_its_traceback() -> None:
+    assert explain(ZeroDivisionError()) is None
+
+
+@given(st.text() | st.from_regex(r"\d{1,7}[smhdwy]", fullmatch=True) | st.datetimes().map(str))
+def test_a_moment_is_read_or_refused_and_never_anything_else(typed: str) -> None:
+    try:
+        read = moment(typed)
+    except typer.BadParameter:
+        return
+    assert read.utcoffset() == timedelta(0)
+
+
+@given(st.datetimes(), st.timezones())
+def test_a_date_and_time_is_read_as_it_was_written(naive: datetime, zone: Any) -> None:
+    written = naive.replace(tzinfo=zone)
+    try:
+        expected = written.astimezone(UTC)
+        read = moment(written.isoformat())
+    except (OverflowError, typer.BadParameter):
+        return
+    assert read == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "0 s"), (0.04, "40 ms"), (0.4, "0.4 s"), (3, "3 s"), (59, "59 s"), (61, "1 min"), (7200, "2 h"), (2e5, "2 d")],
+)
+def test_a_duration_is_said_in_one_unit(seconds: float, said: str) -> None:
+    assert span(seconds) == said
+
+
+def test_a_moment_is_said_by_its_distance() -> None:
+    assert when(NOW - timedelta(minutes=3), NOW) == "3 min ago"
+    assert when(NOW + timedelta(hours=2), NOW) == "in 2 h"
+    assert when(NOW, NOW) == "now"
+
+
+@given(st.dictionaries(st.text(min_size=1).filter(lambda name: "=" not in name), st.text()))
+def test_pairs_come_back_as_they_were_typed(given_pairs: dict[str, str]) -> None:
+    assert pairs([f"{name}={value}" for name, value in given_pairs.items()]) == given_pairs
+
+
+@pytest.mark.parametrize("typed", [["name"], ["=value"], ["a=1", "a=2"]])
+def test_a_pair_that_is_none_is_refused(typed: list[str]) -> None:
+    with pytest.raises(typer.BadParameter, match="--arg"):
+        pairs(typed)
+
+
+@given(st.text())
+def test_what_came_from_outside_cannot_steer_a_terminal(text: str) -> None:
+    assert printable(text).isprintable()
+    assert len(printable(text)) == len(text)

@@ -1,0 +1,128 @@
+"""The environment: each mistake is one clear line that never repeats what was written."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import ROOT
+from workers import settings
+from workers.settings import BadSettings
+
+EXAMPLE = ROOT / ".env.example"
+GOOD = {
+    "DATABASE_URL": "postgresql://headrace:hunter2@db:5432/headrace",
+    "REDIS_URL": "rediss://:hunter2@cache:6379/1",
+    "ELASTICSEARCH_URL": "http://elastic:hunter2@search:9200",
+}
+WAREHOUSE = {"WAREHOUSE_URL": "https://wms.example.com", "WAREHOUSE_TOKEN": "hunter2"}
+
+
+def refusal(environment: dict[str, str]) -> str:
+    """Return the one line with which an environment is refused."""
+    with pytest.raises(BadSettings) as caught:
+        settings.load(environment)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "hunter" not in message
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return message
+
+
+def active() -> dict[str, str]:
+    """Return the variables that `.env.example` sets."""
+    lines = [line for line in EXAMPLE.read_text().splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_missing_variable_is_named(name: str, empty: bool) -> None:
+    environment = {**GOOD, name: ""} if empty else {k: v for k, v in GOOD.items() if k != name}
+    assert refusal(environment) == f"{name} is missing: set it (see .env.example)"
+
+
+MALFORMED = [
+    ("DATABASE_URL", "mysql://root:hunter2@db/x"),
+    ("DATABASE_URL", "hunter2"),
+    ("DATABASE_URL", "postgresql://"),
+    ("DATABASE_URL", "postgresql://u:hunter2@db:port/x"),
+    ("DATABASE_URL", "postgresql://u:hunter2@[::1/x"),
+    ("DATABASE_URL", "postgresql://u:hunter2@db:0/x"),
+    ("REDIS_URL", "http://:hunter2@cache"),
+    ("BROKER_URL", "hunter2"),
+    ("PORT", "hunter2"),
+    ("PORT", "65536"),
+    ("PORT", "-1"),
+    ("ELASTICSEARCH_URL", "ftp://elastic:hunter2@search"),
+    ("WAREHOUSE_URL", "http://wms.example.com/?hunter2"),
+    ("WAREHOUSE_TOKEN", "hunter2 hunter2"),
+    ("WAREHOUSE_WEBHOOK_SECRETS", "whsec_hunter2!"),
+    ("STRIPE_API_KEY", "hunter\n"),
+    ("STRIPE_API_BASE", "hunter2"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), MALFORMED)
+def test_a_malformed_variable_is_named_and_its_value_is_not_repeated(name: str, value: str) -> None:
+    assert refusal({**GOOD, **WAREHOUSE, "STRIPE_API_KEY": "hunter2", name: value}).startswith(
+        f"{name} cannot be used: "
+    )
+
+
+@given(st.text(min_size=1))
+def test_whatever_stands_in_an_address_it_is_read_or_refused_in_one_line(value: str) -> None:
+    try:
+        settings.load({**GOOD, "DATABASE_URL": f"postgresql://hunter{value}"})
+    except BadSettings:
+        refusal({**GOOD, "DATABASE_URL": f"postgresql://hunter{value}"})
+
+
+def test_nothing_that_is_printed_carries_a_secret() -> None:
+    found = settings.load({**GOOD, **WAREHOUSE, "STRIPE_API_KEY": "hunter2", "BROKER_URL": "redis://:hunter2@b/0"})
+    assert "hunter2" not in f"{found} {found!r} {found.core!r} {found.integrations!r}"
+    assert "hunter2" not in str(found.core.model_dump()) + found.core.model_dump_json()
+
+
+def test_an_integration_that_is_not_configured_is_not_there_and_half_of_one_is_a_mistake() -> None:
+    assert set(settings.load(GOOD).integrations) == {"elasticsearch"}
+    assert set(settings.load(GOOD | WAREHOUSE).integrations) == {"elasticsearch", "warehouse"}
+    for name, value in WAREHOUSE.items():
+        missing = (set(WAREHOUSE) - {name}).pop()
+        assert refusal(GOOD | {name: value}) == f"{missing} is missing: set it (see .env.example)"
+    assert refusal(GOOD | {"WAREHOUSE_WEBHOOK_SECRETS": "whsec_bmV3ZXI="}).startswith("WAREHOUSE_URL is missing")
+
+
+def test_the_queues_have_a_redis_of_their_own_only_when_they_are_given_one() -> None:
+    assert settings.load(GOOD).broker_url == GOOD["REDIS_URL"]
+    assert settings.load(GOOD | {"BROKER_URL": "redis://queues/3"}).broker_url == "redis://queues/3"
+
+
+def test_the_address_of_the_database_names_the_driver() -> None:
+    for scheme in ("postgresql", "postgres"):
+        found = settings.load(GOOD | {"DATABASE_URL": f"{scheme}://headrace:hunter2@db:5432/headrace"})
+        assert found.core.sqlalchemy_url == "postgresql+psycopg://headrace:hunter2@db:5432/headrace"
+
+
+def test_every_variable_has_a_line_in_the_example_and_every_line_is_read() -> None:
+    assert set(active()) == set(settings.variables())
+    assert all(settings.variables().values())
+
+
+def test_every_line_of_the_example_is_explained_above_it() -> None:
+    lines = EXAMPLE.read_text().splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"\w+=", line):
+            block = lines[:number][::-1]
+            assert next(above for above in block if not re.match(r"\w+=", above)).startswith("# "), line
+
+
+def test_the_example_can_be_used_as_it_stands() -> None:
+    found = settings.load(active())
+    assert set(found.integrations) == {"elasticsearch", "stripe", "warehouse"}
+
+
+def test_what_is_reserved_is_mentioned_and_not_active() -> None:
+    assert "# SECRET_KEY=" in EXAMPLE.read_text().splitlines()

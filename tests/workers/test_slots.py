@@ -1,0 +1,300 @@
+"""Firing schedules: every planned fire ends in one row, whoever records it and however late."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
+from threading import Barrier
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+import jobs
+from jobs import BadRule, Context, Job, UnknownJob, cron, every, job
+from jobs import _job as registry
+from tests.workers import rows
+from tests.workers.trial_jobs import effect
+from workers import ledger, slots
+from workers.slots import Fired
+
+RULE = every(minutes=1)
+NAME = "test_slots.chime"
+
+
+def chime(context: Context) -> None:
+    """Strike."""
+    del context
+
+
+@pytest.fixture(autouse=True)
+def chiming(monkeypatch: pytest.MonkeyPatch) -> Job[[]]:
+    """The only job with a schedule."""
+    monkeypatch.setattr(registry, "_registry", {effect.name: effect})
+    return job(queue="trial", schedule=RULE)(chime)
+
+
+@pytest.fixture
+def late(engine: Engine) -> Callable[[str], None]:
+    """Return a function that declares the schedule and lets it be due for that long."""
+
+    def make(how_long: str) -> None:
+        declare(engine)
+        moment = "date_trunc('minute', now()) - CAST(:late AS interval)"
+        rows.change(engine, f"UPDATE schedules SET next_fire_at = {moment}", late=how_long)
+
+    return make
+
+
+def declare(engine: Engine) -> None:
+    with engine.begin() as connection:
+        slots.declare(connection, jobs.all_jobs().values(), retire=True)
+
+
+def take(engine: Engine) -> list[Fired]:
+    with engine.begin() as connection:
+        return slots.take_due(connection)
+
+
+def recorded(engine: Engine) -> list[Any]:
+    with engine.connect() as connection:
+        return list(connection.execute(text("SELECT * FROM slots ORDER BY fire_at")))
+
+
+def schedule(engine: Engine, name: str = NAME) -> Any:
+    with engine.connect() as connection:
+        return connection.execute(text("SELECT * FROM schedules WHERE name = :name"), {"name": name}).one()
+
+
+def test_a_declared_schedule_waits_for_its_next_fire(engine: Engine) -> None:
+    declare(engine)
+    row = schedule(engine)
+    assert (row.rule, row.zone, row.retired_at) == (RULE.text, "UTC", None)
+    assert rows.one(engine, "SELECT next_fire_at - now() BETWEEN '0 s' AND '60 s' FROM schedules")
+    assert take(engine) == []
+
+
+def test_a_due_schedule_leaves_one_slot_and_one_run_and_moves_on(engine: Engine, late: Callable[[str], None]) -> None:
+    late("0")
+    (fired,) = take(engine)
+    (slot,) = recorded(engine)
+    assert (fired.schedule, fired.outcome, slot.outcome, slot.run_id) == (NAME, "ran", "ran", fired.run_id)
+    assert fired.run_id is not None
+    run = rows.run_row(engine, fired.run_id)
+    assert (run.job, run.schedule, run.slot_at, slot.fire_at) == (NAME, NAME, fired.fire_at, fired.fire_at)
+    assert fired.lateness >= 0
+    assert schedule(engine).next_fire_at > fired.fire_at
+    assert take(engine) == []
+
+
+def test_a_scheduler_that_dies_before_its_commit_leaves_nothing_and_the_next_one_fires(
+    engine: Engine, late: Callable[[str], None]
+) -> None:
+    late("0")
+    with engine.connect() as connection:
+        assert len(slots.take_due(connection)) == 1
+        connection.rollback()
+    assert (recorded(engine), rows.unfinished(engine)) == ([], 0)
+    assert [fired.outcome for fired in take(engine)] == ["ran"]
+
+
+def test_many_schedulers_at_once_fire_once(engine: Engine, late: Callable[[str], None]) -> None:
+    late("0")
+    barrier = Barrier(5)
+
+    def one(_: int) -> list[Fired]:
+        barrier.wait(20)
+        return take(engine)
+
+    with ThreadPoolExecutor(5) as pool:
+        assert sum(map(len, pool.map(one, range(5)))) == 1
+    assert (len(recorded(engine)), rows.unfinished(engine)) == (1, 1)
+
+
+def test_a_schedule_that_another_scheduler_is_firing_is_passed_over(
+    engine: Engine, late: Callable[[str], None]
+) -> None:
+    late("0")
+    with engine.begin() as other:
+        assert len(slots.take_due(other)) == 1
+        assert take(engine) == []
+
+
+def test_the_same_slot_is_never_recorded_twice(engine: Engine, late: Callable[[str], None]) -> None:
+    late("0")
+    (fired,) = take(engine)
+    rows.change(engine, "UPDATE schedules SET next_fire_at = :moment", moment=fired.fire_at)
+    assert take(engine) == []
+    assert (len(recorded(engine)), rows.unfinished(engine)) == (1, 1)
+    assert schedule(engine).next_fire_at > fired.fire_at
+
+
+def test_fires_missed_in_a_downtime_are_folded_into_the_last(engine: Engine, late: Callable[[str], None]) -> None:
+    late("5 minutes")
+    (fired,) = take(engine)
+    found = recorded(engine)
+    assert [slot.outcome for slot in found] == ["coalesced"] * 5 + ["ran"]
+    assert {slot.run_id for slot in found} == {fired.run_id}
+    assert found[-1].fire_at == fired.fire_at
+    assert rows.unfinished(engine) == 1
+
+
+def test_after_a_long_downtime_the_latest_fires_have_rows(engine: Engine, late: Callable[[str], None]) -> None:
+    late("30 days")
+    take(engine)
+    found = recorded(engine)
+    assert len(found) == slots.MOST_MISSED + 1
+    assert rows.one(engine, "SELECT now() - max(fire_at) < '2 minutes' FROM slots")
+    assert rows.unfinished(engine) == 1
+
+
+def test_a_fire_while_the_last_run_still_waits_is_folded_into_it(engine: Engine, late: Callable[[str], None]) -> None:
+    late("1 minute")
+    first = take(engine)[0]
+    rows.change(engine, "UPDATE schedules SET next_fire_at = :moment + '1 s'", moment=first.fire_at)
+    (second,) = take(engine)
+    assert (second.outcome, second.run_id) == ("coalesced", first.run_id)
+    assert rows.unfinished(engine) == 1
+
+
+def test_a_fire_while_the_last_run_runs_is_folded_into_it_and_one_after_its_end_is_not(
+    engine: Engine, late: Callable[[str], None]
+) -> None:
+    late("0")
+    first = take(engine)[0]
+    assert first.run_id is not None
+    again = "UPDATE schedules SET next_fire_at = :moment + :later * interval '1 ms'"
+    with engine.begin() as connection:
+        assert ledger.claim(connection, [first.run_id], rows.enter(connection), [NAME])
+    rows.change(engine, again, moment=first.fire_at, later=1)
+    (second,) = take(engine)
+    assert (second.outcome, second.run_id) == ("coalesced", first.run_id)
+    rows.change(engine, "UPDATE runs SET state = 'succeeded'")
+    rows.change(engine, again, moment=first.fire_at, later=2)
+    (third,) = take(engine)
+    assert third.outcome == "ran"
+    assert third.run_id != first.run_id
+
+
+def test_a_paused_schedule_records_that_it_skipped(engine: Engine, late: Callable[[str], None]) -> None:
+    late("0")
+    rows.change(engine, "UPDATE schedules SET paused_at = now(), paused_by = 'ada'")
+    (fired,) = take(engine)
+    assert (fired.outcome, fired.run_id) == ("skipped_paused", None)
+    assert [slot.outcome for slot in recorded(engine)] == ["skipped_paused"]
+    assert rows.unfinished(engine) == 0
+    assert schedule(engine).next_fire_at > fired.fire_at
+
+
+def test_a_paused_schedule_records_every_fire_it_missed_as_skipped(engine: Engine, late: Callable[[str], None]) -> None:
+    late("150")
+    rows.change(engine, "UPDATE schedules SET paused_at = now(), paused_by = 'ada'")
+    take(engine)
+    outcomes = [slot.outcome for slot in recorded(engine)]
+    assert len(outcomes) > 1
+    assert set(outcomes) == {"skipped_paused"}
+
+
+def test_a_schedule_fired_by_hand_keeps_its_times(engine: Engine) -> None:
+    declare(engine)
+    before = schedule(engine).next_fire_at
+    with engine.begin() as connection:
+        run_id = slots.fire(connection, NAME)
+        again = slots.fire(connection, NAME)
+    assert [(slot.outcome, slot.run_id) for slot in recorded(engine)] == [
+        ("fired_by_hand", run_id),
+        ("fired_by_hand", again),
+    ]
+    assert rows.run_row(engine, run_id).schedule == NAME
+    assert schedule(engine).next_fire_at == before
+
+
+def test_only_what_has_a_schedule_can_be_fired(engine: Engine) -> None:
+    with engine.begin() as connection:
+        with pytest.raises(UnknownJob, match=r"has no schedule: `headrace run trial_jobs\.effect` starts it once"):
+            slots.fire(connection, effect.name)
+        with pytest.raises(UnknownJob, match="did you mean"):
+            slots.fire(connection, "test_slots.chimes")
+
+
+def test_a_rule_that_did_not_change_keeps_its_next_fire(engine: Engine, late: Callable[[str], None]) -> None:
+    late("3 minutes")
+    before = schedule(engine).next_fire_at
+    declare(engine)
+    assert schedule(engine).next_fire_at == before
+
+
+def test_a_rule_that_changed_is_counted_from_now(
+    engine: Engine, late: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late("3 minutes")
+    monkeypatch.setattr(registry, "_registry", {})
+    job(schedule=cron("0 3 * * *", zone="Europe/Berlin"))(chime)
+    declare(engine)
+    row = schedule(engine)
+    assert (row.rule, row.zone) == ("cron 0 3 * * *", "Europe/Berlin")
+    assert take(engine) == []
+
+
+def test_a_schedule_that_is_gone_from_the_code_is_retired_and_comes_back_without_a_backlog(
+    engine: Engine, late: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late("3 minutes")
+    known = dict(registry._registry)
+    monkeypatch.setattr(registry, "_registry", {effect.name: effect})
+    declare(engine)
+    assert schedule(engine).retired_at is not None
+    assert take(engine) == []
+    monkeypatch.setattr(registry, "_registry", known)
+    declare(engine)
+    assert schedule(engine).retired_at is None
+    assert take(engine) == []
+
+
+def test_the_clock_of_the_database_decides(engine: Engine, late: Callable[[str], None]) -> None:
+    """A database whose clock stands still at an hour before the fire finds nothing due, whatever our clock says."""
+    late("0")
+
+    def behind(connection: Connection) -> list[Fired]:
+        connection.execute(text("CREATE SCHEMA behind"))
+        an_hour_ago = "SELECT pg_catalog.now() - interval '1 hour'"
+        connection.execute(
+            text(f"CREATE FUNCTION behind.now() RETURNS timestamptz LANGUAGE sql AS $$ {an_hour_ago} $$")
+        )
+        connection.execute(text("SET LOCAL search_path = behind, public, pg_catalog"))
+        return slots.take_due(connection)
+
+    with engine.begin() as connection:
+        assert behind(connection) == []
+    assert len(take(engine)) == 1
+
+
+class Broken:
+    """A rule that cannot say when it fires next."""
+
+    text, zone = "broken", "UTC"
+
+    def next_after(self, moment: datetime) -> datetime:
+        raise BadRule(f"nobody knows what comes after {moment}")
+
+
+def test_a_schedule_that_cannot_be_fired_does_not_hold_the_others(engine: Engine, late: Callable[[str], None]) -> None:
+    late("0")
+    name = "test_slots.broken"
+    registry._registry[name] = replace(registry._registry[NAME], name=name, schedule=Broken())
+    earlier = (
+        "INSERT INTO schedules (name, rule, zone, next_fire_at) VALUES (:name, 'broken', 'UTC', now() - interval '1 h')"
+    )
+    rows.change(engine, earlier, name=name)
+    assert [fired.schedule for fired in take(engine)] == [NAME]
+    assert [slot.schedule for slot in recorded(engine)] == [NAME]
+
+
+def test_a_later_declaration_brings_back_what_an_older_scheduler_retired(engine: Engine) -> None:
+    declare(engine)
+    rows.change(engine, "UPDATE schedules SET retired_at = now()")
+    rows.change(engine, "INSERT INTO schedules (name, rule, zone, next_fire_at) VALUES ('a.newer', 'x', 'UTC', now())")
+    with engine.begin() as connection:
+        slots.declare(connection, jobs.all_jobs().values(), retire=False)
+    assert schedule(engine).retired_at is None
+    assert rows.one(engine, "SELECT retired_at FROM schedules WHERE name = 'a.newer'") is None

@@ -1,0 +1,133 @@
+"""Jobs that tests run; `trial_worker` beside this file is a worker process that knows them."""
+
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from sqlalchemy import text
+
+from integrations import Rejected, Throttled, Unavailable
+from integrations.warehouse import Warehouse
+from jobs import Backoff, Context, job
+
+QUICK = Backoff(first=0.05, longest=0.1)
+
+
+@job(queue="trial")
+def effect(context: Context, *, key: str, seconds: float = 0) -> dict[str, Any]:
+    """Leave one row, after a while."""
+    time.sleep(seconds)
+    with context.transaction() as session:
+        session.execute(
+            text("INSERT INTO effects (run_id, key) VALUES (:run, :key)"), {"run": context.run_id, "key": key}
+        )
+    return {"key": key}
+
+
+@job(queue="trial", max_attempts=3, backoff=QUICK)
+def fail(context: Context, *, times: int = 99) -> dict[str, Any]:
+    """Fail the first so many attempts."""
+    context.log(f"attempt {context.attempt}")
+    if context.attempt <= times:
+        raise RuntimeError(f"broken for the {context.attempt}. time")
+    return {"attempts": context.attempt}
+
+
+@job(queue="trial", max_attempts=3, backoff=QUICK)
+def meet(context: Context, *, error: str, times: int = 99) -> None:
+    """Meet an upstream's trouble."""
+    if context.attempt > times:
+        return
+    match error:
+        case "unavailable":
+            raise Unavailable("the upstream is away", upstream="trial")
+        case "throttled":
+            raise Throttled("asked for patience", upstream="trial", retry_after=0.05)
+        case "rejected":
+            raise Rejected("said no", upstream="trial", status=422)
+
+
+@job(queue="trial")
+def patient(context: Context, *, checks: int = 2_000) -> None:
+    """Look around often, so that it can be stopped."""
+    for done in range(checks):
+        context.progress(done, checks, "looking around")
+        context.check()
+        time.sleep(0.01)
+
+
+@job(queue="trial", time_limit=0.3, max_attempts=1)
+def endless(context: Context) -> None:
+    """Never end by itself."""
+    del context
+    while True:
+        time.sleep(0.01)
+
+
+@job(queue="trial")
+def talkative(context: Context) -> None:
+    """Say more than is kept."""
+    for number in range(1_500):
+        context.log(f"line {number}", token="never seen")
+    context.log("x" * 5_000)
+
+
+@job(queue="trial", max_attempts=3)
+def nothing(context: Context) -> None:
+    """Do nothing."""
+    del context
+
+
+@job(queue="trial")
+def poison(context: Context) -> None:
+    """End the process that runs it, as a crash of an extension would."""
+    del context
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Unprintable(Exception):  # noqa: N818 - says what it is
+    """An error that cannot be read."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("not even this")
+
+
+@job(queue="trial", max_attempts=1)
+def awkward(context: Context, *, how: str) -> dict[str, Any] | None:
+    """End in a way that is hard to record."""
+    match how:
+        case "unprintable":
+            raise Unprintable
+        case "exit":
+            sys.exit(3)
+        case "zero":
+            raise RuntimeError("a zero \x00, the letters \\u0000, half a pair \ud800, and Bearer hunter2")
+        case "large":
+            return {"filler": "x" * 20_000}
+        case "result":
+            return {"half a pair": "\ud800", "zero": "\x00", "letters": "\\u0000", "huge": 2**80}
+        case "words":
+            context.log("half a pair \ud800 and the letters \\u0000", odd={1: object(), "pair": ("Bearer hunter2",)})
+            context.progress(2**70, note="half a pair \ud800")
+    return None
+
+
+@job(queue="trial", needs=(Warehouse,))
+def needy(context: Context) -> None:
+    """Need an upstream."""
+    del context
+
+
+@job(queue="trial", time_limit=0.3, max_attempts=1)
+def stubborn(context: Context) -> None:
+    """Swallow the first word about its time limit and go on for a moment."""
+    del context
+    time.sleep(0.6)
+
+
+@job(queue="elsewhere")
+def moved(context: Context) -> None:
+    """Belong to a queue that its older runs are not in."""
+    del context

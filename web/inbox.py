@@ -1,0 +1,264 @@
+"""Webhooks are kept together: requests that arrive while a commit is under way share the next one.
+
+One task with one connection writes. It takes everything that has arrived, stores the events with one statement and
+the runs they cause with another, commits, and only then are the requests answered. So the price of a commit is shared
+under load, nobody waits for a timer when there is none, and a 200 always means that Postgres has it. When Postgres is
+away everybody in the batch is told so and nothing is half kept; the next batch connects anew.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from jobs import Job
+from models import Verdict
+from workers import logs
+from workers.runtime import NOTICE_SILENCE
+
+#: Requests that may wait for a commit, and the bytes of their bodies.
+CAPACITY = 2_000
+CAPACITY_BYTES = 64 * 1024 * 1024
+#: Requests that share one commit at most.
+BATCH = 500
+#: Seconds a commit may take, and opening a connection.
+COMMIT_TIMEOUT = 5.0
+CONNECT_TIMEOUT = 3
+
+# `duplicates` of a row given is how often the batch repeats it; a row that is there already was delivered once more.
+EVENTS = """
+    INSERT INTO events (source, external_id, type, verdict, headers, body, duplicates)
+    SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::jsonb[], %b::bytea[], %s::bigint[])
+    ON CONFLICT (source, external_id) DO UPDATE SET duplicates = events.duplicates + 1 + excluded.duplicates
+    RETURNING id, source, external_id, xmax = 0 AS fresh
+"""
+RUNS = """
+    WITH made AS (
+        INSERT INTO runs (job, queue, args, max_attempts, event_id)
+        SELECT job, queue, jsonb_build_object('event_id', event_id), max_attempts, event_id
+        FROM unnest(%s::text[], %s::text[], %s::smallint[], %s::bigint[]) AS given (job, queue, max_attempts, event_id)
+        RETURNING id, event_id
+    )
+    UPDATE events SET run_id = made.id FROM made WHERE events.id = made.event_id
+"""
+
+
+class InboxUnavailable(Exception):  # noqa: N818 - named for what the caller does
+    """The event could not be kept now; the sender is asked to come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One delivery whose signature was right."""
+
+    source: str
+    external_id: str
+    type: str
+    verdict: Verdict
+    #: Redacted header lines as a JSON object.
+    headers: str
+    body: bytes
+    #: The job that answers it; None when nobody does.
+    handler: Job[Any] | None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes it the same event."""
+        return self.source, self.external_id
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where an arrival is kept: the event's id, and whether this delivery was the first of it."""
+
+    event_id: int
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    arrival: Arrival
+    answer: asyncio.Future[Kept]
+
+
+class Inbox:
+    """Keeps arrivals and the runs they cause, many with one commit. Used within one event loop.
+
+    Args:
+        database_url: Address of the database, `postgresql://...`.
+        capacity: Requests that may wait for a commit.
+    """
+
+    def __init__(self, database_url: str, *, capacity: int = CAPACITY) -> None:
+        self._url = database_url
+        self._capacity = capacity
+        self._waiting: deque[_Waiting] = deque()
+        self._bytes = 0
+        self._arrived = asyncio.Event()
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def keep(self, arrival: Arrival) -> Kept:
+        """Store an arrival and the run it causes; returns once that is committed.
+
+        Raises:
+            InboxUnavailable: Too many wait already, or Postgres is away.
+        """
+        if len(self._waiting) >= self._capacity or self._bytes + len(arrival.body) > CAPACITY_BYTES:
+            raise InboxUnavailable("too many deliveries wait for Postgres")
+        waiting = _Waiting(arrival, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._bytes += len(arrival.body)
+        self._arrived.set()
+        return await waiting.answer
+
+    async def run(self) -> None:
+        """Commit batch after batch until cancelled."""
+        try:
+            while True:
+                await self._arrived.wait()
+                await self._settle(self._take())
+        finally:
+            _refuse(self._waiting, "the receiver stops")
+            await self._disconnect()
+
+    def _take(self) -> list[_Waiting]:
+        batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+        self._bytes -= sum(len(waiting.arrival.body) for waiting in batch)
+        if not self._waiting:
+            self._arrived.clear()
+        return batch
+
+    async def _settle(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            kept = await self._store([waiting.arrival for waiting in batch])
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            await self._settle_one_by_one(batch, error)
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong, the next batch must find a living task
+            logs.get().warning("webhooks refused: Postgres cannot commit", requests=len(batch), reason=_reason(error))
+            await self._disconnect()
+            _refuse(batch, "Postgres cannot commit now")
+        else:
+            for waiting, answer in zip(batch, kept, strict=True):
+                if not waiting.answer.done():
+                    waiting.answer.set_result(answer)
+
+    async def _settle_one_by_one(self, batch: Sequence[_Waiting], error: psycopg.Error) -> None:
+        if len(batch) == 1:
+            logs.get().error("a webhook cannot be kept", source=batch[0].arrival.source, reason=_reason(error))
+            return _refuse(batch, "this delivery cannot be kept")
+        for waiting in batch:  # one of them cannot be stored; the others shall not suffer for it
+            await self._settle([waiting])
+        return None
+
+    async def _store(self, arrivals: Sequence[Arrival]) -> list[Kept]:
+        reused = self._connection is not None
+        try:
+            return await self._commit_in_time(arrivals)
+        except psycopg.OperationalError:
+            if not reused:
+                raise
+        # The connection had died while it was idle. Should the first try have been committed after all, the second
+        # one finds the events there: they are answered as duplicates, and nothing is kept twice.
+        await self._disconnect()
+        return await self._commit_in_time(arrivals)
+
+    async def _commit_in_time(self, arrivals: Sequence[Arrival]) -> list[Kept]:
+        task = asyncio.create_task(self._commit(arrivals))
+        done, _ = await asyncio.wait({task}, timeout=COMMIT_TIMEOUT)
+        if not done:
+            self._abandon(task)
+            raise TimeoutError("no answer in time")
+        return task.result()
+
+    def _abandon(self, task: asyncio.Task[list[Kept]]) -> None:
+        # Cancelling asks the silent server once more and waits for it: that happens behind us, not before the answers.
+        task.cancel()
+        connection, self._connection = self._connection, None
+        closing = asyncio.create_task(_close_after(task, connection))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def _commit(self, arrivals: Sequence[Arrival]) -> list[Kept]:
+        rows, order = _merge(arrivals)
+        connection = self._connection = self._connection or await self._connect()
+        async with connection.transaction(), connection.cursor() as cursor:
+            await cursor.execute(EVENTS, _columns(rows))
+            found = {(source, key): Kept(id_, fresh) for id_, source, key, fresh in await cursor.fetchall()}
+            caused = [(row, found[row.key].event_id) for row, _ in rows if row.handler and found[row.key].fresh]
+            if caused:
+                await cursor.execute(RUNS, _runs(caused))
+        return [Kept(found[key].event_id, found[key].fresh and first) for key, first in order]
+
+    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+        options: dict[str, Any] = {**NOTICE_SILENCE, "connect_timeout": CONNECT_TIMEOUT}
+        return await psycopg.AsyncConnection.connect(
+            self._url, autocommit=True, application_name="headrace web inbox", **options
+        )
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        await _close(connection)
+
+
+async def _close_after(task: asyncio.Task[list[Kept]], connection: psycopg.AsyncConnection[Any] | None) -> None:
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()  # seen: nobody waits for it any more
+    await _close(connection)
+
+
+async def _close(connection: psycopg.AsyncConnection[Any] | None) -> None:
+    if connection is not None:
+        with suppress(psycopg.Error, OSError):
+            await connection.close()
+
+
+def _merge(arrivals: Iterable[Arrival]) -> tuple[list[tuple[Arrival, int]], list[tuple[tuple[str, str], bool]]]:
+    """Return each event once with its repetitions, and for every arrival its key and whether it came first.
+
+    The events are sorted: two processes that store the same ones lock them in the same order.
+    """
+    firsts: dict[tuple[str, str], tuple[Arrival, int]] = {}
+    order = []
+    for arrival in arrivals:
+        first, repeated = firsts.get(arrival.key, (arrival, -1))
+        firsts[arrival.key] = (first, repeated + 1)
+        order.append((arrival.key, repeated < 0))
+    return [firsts[key] for key in sorted(firsts)], order
+
+
+def _columns(rows: Sequence[tuple[Arrival, int]]) -> list[list[Any]]:
+    return [
+        [row.source for row, _ in rows],
+        [row.external_id for row, _ in rows],
+        [row.type for row, _ in rows],
+        [str(row.verdict) for row, _ in rows],
+        [row.headers for row, _ in rows],
+        [row.body for row, _ in rows],
+        [repeated for _, repeated in rows],
+    ]
+
+
+def _runs(caused: Sequence[tuple[Arrival, int]]) -> list[list[Any]]:
+    handlers = [row.handler for row, _ in caused if row.handler is not None]
+    return [
+        [job.name for job in handlers],
+        [job.queue for job in handlers],
+        [job.max_attempts for job in handlers],
+        [event_id for _, event_id in caused],
+    ]
+
+
+def _refuse(batch: Iterable[_Waiting], reason: str) -> None:
+    for waiting in batch:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(InboxUnavailable(reason))
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,0 +1,148 @@
+"""The pages that people see: rendered here as plain HTML, working without a script, refreshed in place with one.
+
+The live part of the overview is a fragment of the same address, so the page and its refresh can never disagree.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from http import HTTPStatus
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from web import health, words
+from web.health import Status
+from web.problems import Problem
+from web.pulse import Pulse, Snapshot
+from web.recent import MinuteView
+from web.sparkline import bars
+from workers import logs
+from workers.census import CAP
+
+TEMPLATES = Path(__file__).parent / "templates"
+#: Addresses whose errors are for programs.
+_FOR_PROGRAMS = re.compile(r"/(api|health|metrics|webhooks|static)(/|$)")
+
+
+class Pages:
+    """The pages.
+
+    Args:
+        pulse: Looks at everything.
+        schema: Returns the OpenAPI description of the JSON addresses.
+    """
+
+    def __init__(self, pulse: Pulse, schema: Callable[[], dict[str, Any]]) -> None:
+        self._pulse = pulse
+        self._schema = schema
+        self._templates = _environment()
+
+    def overview(self, request: Request, fragment: str = "") -> Response:
+        """Show how everything is; with `?fragment=live` only the part that changes."""
+        sight = self._pulse.look()
+        verdict = health.judge(sight)
+        status = 200 if sight.snapshot is not None else 503
+        return self._page(
+            request,
+            "live.html" if fragment == "live" else "overview.html",
+            status,
+            verdict=verdict,
+            headline=_headline(verdict, sight.snapshot),
+            seen=sight.snapshot,
+            now=sight.snapshot.taken_at if sight.snapshot else datetime.now(UTC),
+        )
+
+    def operations(self, request: Request) -> Response:
+        """List the operations of the JSON interface."""
+        listed = [
+            (method.upper(), path, operation["summary"], operation.get("description", ""))
+            for path, methods in self._schema()["paths"].items()
+            for method, operation in methods.items()
+        ]
+        return self._page(request, "operations.html", 200, operations=listed)
+
+    async def refusal(self, request: Request, error: Exception) -> Response:
+        """Answer a request that cannot be served, in the language of whoever asked."""
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        headers = dict(getattr(error, "headers", None) or {})
+        return self._failure(request, status, headers)
+
+    async def mistake(self, request: Request, error: Exception) -> Response:
+        """Answer 500 after a mistake of ours; the log has the details, the answer has none."""
+        logs.get().error("a request failed", path=request.url.path, exc_info=error)
+        return self._failure(request, 500, {})
+
+    def _failure(self, request: Request, status: int, headers: dict[str, str]) -> Response:
+        if _FOR_PROGRAMS.match(request.url.path):
+            return Problem(status, headers=headers)
+        response = self._page(request, "failure.html", status, status=status, phrase=HTTPStatus(status).phrase)
+        response.headers.update(headers)
+        return response
+
+    def _page(self, request: Request, template: str, code: int, **context: Any) -> Response:
+        context |= {"host": request.headers.get("host", ""), "version": version("headrace")}
+        return HTMLResponse(self._templates.get_template(template).render(**context), code)
+
+
+def _headline(verdict: health.Verdict, seen: Snapshot | None) -> str:
+    if verdict.status is not Status.GREEN or seen is None:
+        red = sum(check.status is Status.RED for check in verdict.troubles)
+        amber = len(verdict.troubles) - red
+        parts = [f"{words.counted(red, 'thing')} broken" if red else "", f"{amber} to look at" if amber else ""]
+        return ", ".join(part for part in parts if part)
+    workers = sum(process.alive and process.kind == "worker" for process in seen.processes)
+    ages = [stream.freshness_seconds for stream in seen.streams if stream.freshness_seconds is not None]
+    fresh = f", and every stream was read within {words.whole(max(ages))}" if ages else ""
+    return f"Everything flows: {words.counted(workers, 'worker')} at work, nothing is late{fresh}."
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "number": words.number,
+        "span": words.span,
+        "signed": "{:+,}".format,
+        "capped": _capped,
+        "code": _code,
+        "breakable": _breakable,
+        "pace": _pace,
+    }
+    made.globals |= {"ago": words.ago, "bars": bars}
+    return made
+
+
+def _capped(value: int) -> str:
+    return f"{value:,}+" if value >= CAP else f"{value:,}"
+
+
+def _code(sentence: str) -> Markup:
+    """Set what stands between backticks as code."""
+    parts = [escape(part) for part in sentence.split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(part) if at % 2 else part for at, part in enumerate(parts))
+
+
+def _breakable(name: str) -> Markup:
+    """Let a dotted name wrap after its dots, slashes and underscores."""
+    return Markup(re.sub(r"([./_])", r"\1<wbr>", str(escape(name))))  # noqa: S704 - escaped on this line
+
+
+def _pace(minutes: Sequence[MinuteView]) -> str:
+    succeeded = sum(minute.succeeded for minute in minutes)
+    failed = sum(minute.failed for minute in minutes)
+    if not succeeded + failed:
+        return "No attempt ended in the last hour."
+    busiest = max(minute.succeeded + minute.failed for minute in minutes)
+    return f"{words.counted(succeeded, 'attempt')} succeeded, {failed:,} failed; {busiest:,} in the busiest minute."

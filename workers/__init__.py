@@ -1,0 +1,10 @@
+"""The processes: they read the environment, bind jobs to the broker, and keep the ledger true.
+
+    worker       `python -m workers.worker` claims runs and executes them; heartbeat on a thread of its own
+    relay        `python -m workers.relay`  pushes what is due onto the broker; takes back what was lost
+    scheduler    `python -m scheduler`      one slot row and one run for each planned fire
+    web          `python -m web`            receives webhooks, shows the state
+    command line `headrace`                 everything an operator does
+
+Any number of each may run side by side; none of them leads.
+"""

@@ -1,0 +1,157 @@
+"""Moves of runs by hand: run again, cancel, discard. One statement moves one run or a million.
+
+    retry     dead, cancelled, succeeded -> waiting, due now, with a fresh allowance of failures
+    cancel    waiting, queued -> cancelled; a running run is asked to stop and ends at its next check
+    discard   dead -> cancelled: nobody needs to look at it any more
+
+Rows are locked in the order of their ids, as the workers do it, so that a large move and a busy worker never wait for
+each other in a circle.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, case, func, null, or_, select, true, update
+
+from models import Run, State
+from workers.actions._audit import Refused, record
+from workers.actions._selection import Selection
+
+#: Ids that the audit keeps of one action.
+KEPT_IDS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """A move: its name, the states it leaves, and what it writes."""
+
+    verb: str
+    #: In the past, for what is said afterwards.
+    done: str
+    leaves: frozenset[State]
+    #: States it leaves when runs are selected by filters that name no state.
+    usual: frozenset[State]
+    values: Callable[[str], Mapping[str, Any]]
+    #: What else a row must satisfy.
+    further: ColumnElement[bool]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What a move did."""
+
+    ids: list[int]
+    #: Runs named by id that it left alone, each with why.
+    left: dict[int, str]
+
+
+def _again(by: str) -> dict[str, Any]:
+    del by  # the run starts over: nothing of its earlier life is left to explain
+    return {
+        "state": State.WAITING,
+        "failures": 0,
+        "deaths": 0,
+        "pushes": 0,
+        "due_at": func.now(),
+        "queued_at": null(),
+        "finished_at": null(),
+        "cancel_requested_at": null(),
+        "progress": null(),
+        "result": null(),
+        "error": null(),
+    }
+
+
+def _cancelled(by: str) -> dict[str, Any]:
+    running = Run.state == State.RUNNING
+    return {
+        "state": case((running, Run.state), else_=State.CANCELLED),
+        "finished_at": case((running, Run.finished_at), else_=func.now()),
+        "error": case((running, Run.error), else_=f"cancelled by {by} before it ran"),
+        # The key is free again: the same work may be asked for anew.
+        "unique_key": case((running, Run.unique_key), else_=null()),
+        "cancel_requested_at": func.now(),
+    }
+
+
+def _discarded(by: str) -> dict[str, Any]:
+    del by  # the audit says who; the run keeps the error it died of
+    return {"state": State.CANCELLED}
+
+
+RETRY = Move(
+    "retry",
+    "will run again",
+    frozenset({State.DEAD, State.CANCELLED, State.SUCCEEDED}),
+    frozenset({State.DEAD}),
+    _again,
+    true(),
+)
+CANCEL = Move(
+    "cancel",
+    "cancelled",
+    frozenset({State.WAITING, State.QUEUED, State.RUNNING}),
+    frozenset({State.WAITING, State.QUEUED, State.RUNNING}),
+    _cancelled,
+    or_(Run.state != State.RUNNING, Run.cancel_requested_at.is_(None)),
+)
+DISCARD = Move("discard", "discarded", frozenset({State.DEAD}), frozenset({State.DEAD}), _discarded, true())
+
+
+def move(connection: Connection, kind: Move, selection: Selection, *, by: str) -> Moved:
+    """Move the selected runs that are in a state the move leaves.
+
+    Raises:
+        Refused: If the selection is empty, because that would be everything.
+    """
+    movable = _movable(kind, selection)
+    locked = select(Run.id).where(movable).order_by(Run.id).with_for_update()
+    # The state is named twice: a row that changed while we waited for its lock is judged anew.
+    again = and_(Run.state.in_(kind.leaves), kind.further)
+    moved = update(Run).where(Run.id.in_(locked), again).values(**kind.values(by)).returning(Run.id)
+    ids = sorted(connection.execute(moved).scalars())
+    if ids:
+        details = {"ids": ids[:KEPT_IDS]}
+        target = selection.describe()
+        record(connection, by=by, action=f"runs {kind.verb}", target=target, count=len(ids), details=details)
+    return Moved(ids, _left(connection, kind, selection, set(ids)))
+
+
+def candidates(connection: Connection, kind: Move, selection: Selection) -> Moved:
+    """Return what `move` would do now, without doing it.
+
+    Raises:
+        Refused: As `move`.
+    """
+    ids = list(connection.execute(select(Run.id).where(_movable(kind, selection)).order_by(Run.id)).scalars())
+    return Moved(ids, _left(connection, kind, selection, set(ids)))
+
+
+def _movable(kind: Move, selection: Selection) -> ColumnElement[bool]:
+    if selection.empty:
+        raise Refused(f"say which runs to {kind.verb}: ids, or filters such as --state or --job")
+    wanted = selection if selection.ids else selection.within(kind.usual)
+    return and_(wanted.condition(), Run.state.in_(kind.leaves), kind.further)
+
+
+def _left(connection: Connection, kind: Move, selection: Selection, moved: set[int]) -> dict[int, str]:
+    left = [number for number in selection.ids if number not in moved]
+    if not left:
+        return {}
+    asked = select(Run.id, Run.state, Run.cancel_requested_at.is_not(None)).where(Run.id.in_(left))
+    states: dict[int, tuple[str | None, bool]] = {
+        number: (state, requested) for number, state, requested in connection.execute(asked)
+    }
+    return {number: _why_left(kind, *states.get(number, (None, False))) for number in left}
+
+
+def _why_left(kind: Move, state: str | None, asked_already: bool) -> str:
+    if state is None:
+        return "there is no such run"
+    if kind is CANCEL and state == State.RUNNING and asked_already:
+        return "it was asked to stop already and ends at its next check"
+    if state in kind.leaves:
+        return "it does not match the filters"
+    known = ", ".join(sorted(kind.leaves))
+    return f"it is {state}, and {kind.verb} takes only: {known}"

@@ -1,0 +1,239 @@
+"""Dramatiq delivers, the ledger decides: our broker and its consumer.
+
+Whoever knows Dramatiq looks for `@dramatiq.actor` and finds none: jobs are recorded in `jobs/`, which know no broker,
+and one actor per job is declared here. What we use of Dramatiq is what it does very well: threads, time limits,
+graceful stop. What we do not use is its retries, delays and dead letters, which live in memory or in hooks whose
+errors are swallowed; ours are rows (see docs/decisions).
+
+The consumer fetches a set of messages, claims their runs in one statement, and acknowledges the set to Redis as soon
+as the claim has committed: from then on Postgres alone knows who holds what. A message whose run is not due, is held
+by somebody else, or has ended is acknowledged and dropped. If the claim cannot be made, nothing is acknowledged.
+"""
+
+import re
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import dramatiq
+import redis
+from dramatiq.broker import Consumer, MessageProxy
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.errors import ConnectionClosed
+from dramatiq.message import Message
+from dramatiq.middleware import Middleware, TimeLimit
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs import all_jobs
+from workers import ledger, logs
+from workers.delivery import NAMESPACE, Delivery
+from workers.executor import Executor
+from workers.outcomes import Outcomes
+from workers.process import Presence
+from workers.runtime import Runtime
+from workers.window import Window
+
+#: Seconds an idle consumer blocks before it looks whether it should stop.
+IDLE = 1.0
+#: Milliseconds between two looks for runs over their time limit.
+TIME_LIMIT_CHECK = 250
+#: Seconds that the last outcomes may take to be written when the process stops.
+LAST_WORDS = 20.0
+#: What the id of a message of ours looks like: a run's id.
+RUN_ID = re.compile(r"[1-9][0-9]{0,17}")
+
+
+class Holding:
+    """What one worker process adds to Dramatiq's: its presence, its executor, its buffer, its allowance.
+
+    Args:
+        runtime: The process's resources.
+        threads: Runs it executes at the same time.
+        queues: Queues it serves.
+    """
+
+    def __init__(self, runtime: Runtime, *, threads: int, queues: Sequence[str]) -> None:
+        self.runtime = runtime
+        self.window = Window(threads)
+        self.outcomes = Outcomes(runtime.machinery)
+        self.executor = Executor(runtime, self.outcomes, self.window)
+        self.presence = Presence(
+            runtime.machinery, "worker", queues=queues, threads=threads, held=self.executor.compare
+        )
+        self.delivery = Delivery(runtime.redis)
+
+    def start(self) -> None:
+        """Enter the process's row and start writing outcomes."""
+        self.outcomes.start()
+        self.presence.start()
+
+    def interrupt(self) -> None:
+        """Claim nothing more, and tell running jobs: Dramatiq stops its consumers only once its threads are done."""
+        self.window.close()
+        self.executor.interrupt()
+
+    def stop(self) -> None:
+        """Give back what is still held, write the last outcomes, say goodbye."""
+        self.executor.put_back()
+        self.outcomes.close(LAST_WORDS)
+        self.presence.stop()
+
+
+class Lifecycle(Middleware):
+    """Starts and stops our part of a worker process with Dramatiq's."""
+
+    def __init__(self, holding: Holding) -> None:
+        self._holding = holding
+
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        del broker, worker
+        self._holding.start()
+
+    def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        del broker, worker
+        self._holding.interrupt()
+
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        del broker, worker
+        self._holding.stop()
+
+
+class LedgerBroker(RedisBroker):
+    """Dramatiq's Redis broker with consumers that claim what they fetch."""
+
+    def __init__(self, holding: Holding) -> None:
+        middleware = [Lifecycle(holding), TimeLimit(interval=TIME_LIMIT_CHECK)]
+        super().__init__(  # type: ignore[no-untyped-call]
+            client=holding.runtime.redis, namespace=NAMESPACE, middleware=middleware
+        )
+        self.holding = holding
+
+    def declare_queue(self, queue_name: str) -> None:
+        """Declare a queue, without the delay queue that Dramatiq would add: delays are `due_at`."""
+        if queue_name not in self.queues:
+            self.emit_before("declare_queue", queue_name)
+            self.queues.add(queue_name)
+            self.emit_after("declare_queue", queue_name)
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
+        """Return a consumer that claims; how much it fetches follows the worker's window."""
+        del prefetch, timeout
+        return ClaimingConsumer(self.holding, queue_name)
+
+
+class ClaimingConsumer(Consumer):
+    """Fetches sets of messages of one queue and claims their runs."""
+
+    def __init__(self, holding: Holding, queue: str) -> None:
+        self._holding = holding
+        self._queue = queue
+        self._ready: deque[Message[Any]] = deque()
+
+    def __next__(self) -> MessageProxy | None:
+        """Return the next message whose run this process holds, or None after a quiet while."""
+        if not self._ready:
+            self._fill()
+        return MessageProxy(self._ready.popleft()) if self._ready else None
+
+    def ack(self, message: MessageProxy) -> None:
+        """Nothing to do: the message was acknowledged when its run was claimed."""
+
+    def nack(self, message: MessageProxy) -> None:
+        """Give the run back: Dramatiq could not start it."""
+        self._holding.executor.put_back([int(message.message_id)])
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        """Give back runs that were claimed and never started."""
+        self._holding.executor.put_back([int(message.message_id) for message in messages])
+
+    def close(self) -> None:
+        """Give back what was claimed and not handed out yet."""
+        self._holding.executor.put_back([int(message.message_id) for message in self._ready])
+        self._ready.clear()
+
+    def _fill(self) -> None:
+        room = self._holding.window.take(IDLE)
+        if not room:
+            return
+        used = 0
+        try:
+            used = self._fetch_and_claim(room)
+        except redis.RedisError as error:
+            raise ConnectionClosed(error) from None  # type: ignore[no-untyped-call]
+        except SQLAlchemyError as error:
+            reason = f"Postgres is away: {error}".splitlines()[0]
+            raise ConnectionClosed(reason) from None  # type: ignore[no-untyped-call]
+        finally:
+            self._holding.window.give_back(room - used)
+        if not used:
+            self._idle()
+
+    def _fetch_and_claim(self, room: int) -> int:
+        delivery = self._holding.delivery
+        ids, bodies = delivery.fetch(self._queue, room)
+        if not ids:
+            return 0
+        messages = {int(message.message_id): message for body in bodies if (message := _decode(body))}
+        try:
+            with self._holding.runtime.machinery.begin() as connection:
+                claims = ledger.claim(connection, sorted(messages), self._holding.presence.id, list(all_jobs()))
+        except SQLAlchemyError:
+            # Should the claim have been committed all the same, the messages find their runs taken, and the next
+            # heartbeats find runs that this process does not know and give them back.
+            delivery.give_back(self._queue, ids)
+            raise
+        self._holding.executor.hold(claims)
+        self._ready.extend(messages[claim.run_id] for claim in sorted(claims, key=lambda c: c.run_id))
+        self._forget(ids)
+        return len(claims)
+
+    def _forget(self, ids: list[bytes]) -> None:
+        """Acknowledge to Redis; should that fail, the messages come again and find their runs taken."""
+        try:
+            self._holding.delivery.forget(self._queue, ids)
+        except redis.RedisError as error:
+            logs.get().warning("Redis did not take an acknowledgement", queue=self._queue, reason=str(error))
+
+    def _idle(self) -> None:
+        started = time.monotonic()
+        try:
+            self._holding.delivery.wait(self._queue, IDLE)
+        except redis.RedisError as error:
+            raise ConnectionClosed(error) from None  # type: ignore[no-untyped-call]
+        finally:
+            if time.monotonic() - started < 0.001:  # noqa: PLR2004 - a token without a message: do not spin
+                time.sleep(0.001)
+
+
+def _decode(body: bytes) -> Message[Any] | None:
+    try:
+        message = Message.decode(body)
+    except Exception:  # noqa: BLE001 - an unreadable message is dropped alone; its run is queued again by the rescue
+        message = None
+    if message is None or not RUN_ID.fullmatch(str(message.message_id)):
+        logs.get().error("an unreadable message was dropped", bytes=len(body))
+        return None
+    return message
+
+
+def make(runtime: Runtime, *, threads: int, queues: Sequence[str]) -> LedgerBroker:
+    """Return a broker with one actor per job of the given queues; each executes runs by id.
+
+    Args:
+        runtime: The process's resources.
+        threads: Runs to execute at the same time.
+        queues: Queues to serve.
+    """
+    broker = LedgerBroker(Holding(runtime, threads=threads, queues=queues))
+    for job in all_jobs().values():
+        # Every job, for a run stays in the queue it was enqueued to when a deploy moves its job to another one.
+        dramatiq.Actor(
+            broker.holding.executor.execute,
+            broker=broker,
+            actor_name=job.name,
+            queue_name=job.queue if job.queue in queues else queues[0],
+            priority=0,
+            options={"time_limit": job.time_limit * 1000},
+        )
+    return broker

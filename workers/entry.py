@@ -1,0 +1,48 @@
+"""How every process of ours begins and is asked to end: signals, logs, environment, resources.
+
+A missing or unusable variable, or a schedule that cannot be read, is one line on standard error and exit code 2, never
+a traceback.
+"""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
+from types import FrameType
+
+from jobs import BadRule
+from workers import logs, settings
+from workers.runtime import Runtime
+
+
+@contextmanager
+def enter(kind: str, *, connections: int) -> Iterator[Runtime]:
+    """Yield the resources of a process and close them at its end.
+
+    Args:
+        kind: Kind of the process, for its log lines and for Postgres.
+        connections: Database connections it may hold at once.
+    """
+    logs.configure(kind)
+    try:
+        with Runtime(settings.load(), connections=connections, name=f"headrace {kind}") as runtime:
+            yield runtime
+    except (settings.BadSettings, BadRule) as error:
+        print(f"headrace: {error}", file=sys.stderr)  # noqa: T201 - before anything runs, a person reads this
+        raise SystemExit(2) from None
+
+
+def stop_signal() -> Event:
+    """Return an event that SIGTERM or SIGINT sets; a second signal ends the process at once."""
+    asked = Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if asked.is_set():
+            raise SystemExit(1)
+        asked.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    return asked

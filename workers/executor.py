@@ -1,0 +1,255 @@
+"""The life of one attempt, from the claim to its outcome.
+
+    execute
+      ├─ held        is the run still ours? a message whose run was not claimed here is dropped
+      ├─ prepared    its job, its context, the stop switches that other threads may turn
+      ├─ performed   the job's function; whatever it raises is caught, also a time limit
+      ├─ judged      the policy decides: succeeded, again, dead, cancelled
+      └─ recorded    one ending into the buffer; the buffer writes it
+
+The broker's consumer has claimed the run already, in a set (see `workers.broker`). Nothing here talks to the broker,
+and no hook of it is trusted: if this process dies anywhere in these lines, the run is still `running` under a process
+whose heartbeat stops, and the rescue puts it back.
+"""
+
+import time
+import traceback
+from dataclasses import dataclass, field, replace
+from random import Random
+from threading import Lock
+from typing import Any
+
+from dramatiq.middleware import TimeLimitExceeded
+from sqlalchemy import Connection, text
+
+import jobs
+from jobs import Context, Job, Snooze
+from jobs._context import Stop
+from jobs._policy import DONE, INTERRUPTED, Decision, decide
+from models import Outcome, State
+from workers import ledger, logs
+from workers.ledger import Claim, Ending
+from workers.outcomes import Outcomes
+from workers.process import Running
+from workers.runtime import Runtime
+from workers.window import Window
+
+PAUSED = text(
+    "SELECT name, paused_by, reason FROM upstreams WHERE name = ANY(:names) AND paused_at IS NOT NULL LIMIT 1"
+)
+
+#: Seconds a run waits that met an upstream paused by an operator.
+PAUSED_SNOOZE = 15.0
+#: Seconds after which a claim that we know nothing of has not reached us.
+ANSWER_LOST = 10.0
+NEVER_ARRIVED = Ending(
+    0, 0, state=State.WAITING, outcome=Outcome.LOST, error="its claim was committed, but the worker never heard of it"
+)
+
+
+@dataclass
+class Held:
+    """A run in this process's hands."""
+
+    claim: Claim
+    stop: Stop
+    #: Its room in the window was returned; each held attempt returns it once.
+    released: bool = False
+    #: When it was taken over, by this process's monotonic clock.
+    since: float = field(default_factory=time.monotonic)
+
+
+class Executor:
+    """Executes claimed runs.
+
+    Args:
+        runtime: The process's resources.
+        outcomes: Where endings, log lines and progress go.
+        window: The allowance of runs this process may hold.
+    """
+
+    def __init__(self, runtime: Runtime, outcomes: Outcomes, window: Window) -> None:
+        self._runtime = runtime
+        self._outcomes = outcomes
+        self._window = window
+        self._held: dict[int, Held] = {}
+        self._lock = Lock()
+        self._random = Random()  # noqa: S311 - jitter, not a secret
+        self._interrupted = False
+
+    def hold(self, claims: list[Claim]) -> None:
+        """Take over runs that were just claimed."""
+        with self._lock:
+            for claim in claims:
+                if former := self._held.get(claim.run_id):
+                    former.stop.interrupted = True  # taken from us while we were thought dead: it works for nothing
+                self._held[claim.run_id] = Held(claim, Stop(interrupted=self._interrupted))
+
+    def compare(self, running: list[Running]) -> None:
+        """Act on what the ledger says this process holds.
+
+        Jobs that an operator cancelled are told to stop, and so are attempts that were taken from us. A claim that
+        never arrived here is given back.
+        """
+        for run in running:
+            with self._lock:
+                held = self._held.get(run.run_id)
+            if held and held.claim.attempt == run.attempt:
+                held.stop.cancelled |= run.unwanted
+            elif run.age > ANSWER_LOST and not self._outcomes.holds(run.run_id):
+                logs.get().warning("a claim never reached this worker: given back", run=run.run_id)
+                self._outcomes.ending(replace(NEVER_ARRIVED, run_id=run.run_id, attempt=run.attempt))
+        self._stop_strays({(run.run_id, run.attempt) for run in running})
+
+    def _stop_strays(self, ours: set[tuple[int, int]]) -> None:
+        """Tell attempts to stop that the ledger no longer counts as ours: what they do is done elsewhere."""
+        long_ago = time.monotonic() - ANSWER_LOST
+        with self._lock:
+            for held in self._held.values():
+                if held.since < long_ago and (held.claim.run_id, held.claim.attempt) not in ours:
+                    held.stop.interrupted = True
+
+    def interrupt(self) -> None:
+        """Tell every running job that the process is stopping."""
+        with self._lock:
+            self._interrupted = True
+            for held in self._held.values():
+                held.stop.interrupted = True
+
+    def put_back(self, run_ids: list[int] | None = None) -> None:
+        """Give back runs that were claimed and not finished; all of them when no ids are given."""
+        with self._lock:
+            ids = list(self._held) if run_ids is None else run_ids
+            given_back = [held for run_id in ids if (held := self._held.get(run_id)) and self._let_go(held)]
+        for held in given_back:
+            self._outcomes.ending(_ending(held.claim, INTERRUPTED))
+            self._window.give_back(1)
+
+    def execute(self, run_id: int) -> None:
+        """Run one attempt and hand over its outcome; never raises."""
+        with self._lock:
+            held = self._held.get(run_id)
+        if held is None:
+            return
+        started = time.monotonic()
+        try:
+            self._record(held, self._attempt(held), started)
+        except TimeLimitExceeded as late:
+            # The limit struck after the job had returned: unless its outcome was handed over, it counts as too late.
+            # Should it have been, the second ending finds the attempt ended and changes nothing.
+            self._record(held, self._judge(held.claim, late), started)
+
+    def _record(self, held: Held, ending: Ending, started: float) -> None:
+        self._outcomes.ending(ending)
+        seconds = time.monotonic() - started
+        with self._lock:
+            mine = self._let_go(held)
+        if mine:  # otherwise it was given back while it ran
+            self._window.done(seconds)
+            _log(held.claim, ending, seconds)
+
+    def _let_go(self, held: Held) -> bool:
+        """Forget an attempt, never its successor; whether it was still held. Call it with the lock."""
+        if self._held.get(held.claim.run_id) is held:
+            del self._held[held.claim.run_id]
+        held.released, before = True, held.released
+        return not before
+
+    def _attempt(self, held: Held) -> Ending:
+        claim = held.claim
+        try:
+            job = jobs.find(claim.job)
+            self._check_upstreams(job)
+            result = job.run(self._context(held), claim.args)
+            return _ending(claim, DONE, result=ledger.small(result))
+        except BaseException as error:  # noqa: BLE001 - whatever it is, also `sys.exit`, becomes the outcome
+            return self._judge(claim, error)
+
+    def _context(self, held: Held) -> Context:
+        return Context(
+            run_id=held.claim.run_id,
+            attempt=held.claim.attempt,
+            job=held.claim.job,
+            slot_at=held.claim.slot_at,
+            sessions=self._runtime.sessions,
+            integration=self._runtime.use,
+            reporter=self._outcomes,
+            stop=held.stop,
+        )
+
+    def _check_upstreams(self, job: Job[Any]) -> None:
+        names = [kind.name for kind in job.needs]
+        if not names:
+            return
+        with self._runtime.engine.begin() as connection:
+            paused = _paused(connection, names)
+        if paused:
+            raise Snooze(PAUSED_SNOOZE, paused)
+
+    def _judge(self, claim: Claim, error: BaseException) -> Ending:
+        known = jobs.all_jobs().get(claim.job)
+        decision = decide(
+            error,
+            failures=claim.failures,
+            max_attempts=claim.max_attempts,
+            backoff=known.backoff if known else jobs.Backoff(),
+            random=self._random,
+            timed_out=isinstance(error, TimeLimitExceeded),
+        )
+        return _ending(claim, decision, error=error, limit=known.time_limit if known else 0)
+
+
+def _paused(connection: Connection, names: list[str]) -> str | None:
+    row = connection.execute(PAUSED, {"names": names}).first()
+    if row is None:
+        return None
+    return f"upstream {row.name} is paused by {row.paused_by}: {row.reason or 'no reason given'}"
+
+
+def _ending(
+    claim: Claim,
+    decision: Decision,
+    *,
+    result: dict[str, Any] | None = None,
+    error: BaseException | None = None,
+    limit: float = 0,
+) -> Ending:
+    message = decision.reason
+    if isinstance(error, TimeLimitExceeded):
+        message = f"took longer than its time limit of {limit:g} s"
+    elif error is not None:
+        message = describe(error)
+    return Ending(
+        run_id=claim.run_id,
+        attempt=claim.attempt,
+        state=decision.state,
+        outcome=decision.outcome,
+        delay=decision.delay,
+        counts=decision.counts,
+        error=message,
+        error_class=type(error).__name__ if error is not None else None,
+        traceback=_trace(error) if error is not None and decision.counts else None,
+        result=result,
+    )
+
+
+def describe(error: BaseException) -> str:
+    """Return an error as one redacted message, also when the error cannot be printed."""
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - an error whose message raises is still an error
+        message = "its message could not be read"
+    return ledger.cut(logs.redact_text(message or type(error).__name__))
+
+
+def _trace(error: BaseException) -> str:
+    lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-30)
+    return ledger.cut(logs.redact_text("".join(lines)), ledger.TRACEBACK_LIMIT)
+
+
+def _log(claim: Claim, ending: Ending, seconds: float) -> None:
+    log = logs.get().bind(run=claim.run_id, job=claim.job, attempt=claim.attempt, seconds=round(seconds, 3))
+    if ending.error is None:
+        log.info("run ended", outcome=str(ending.outcome))
+    else:
+        log.warning("run ended", outcome=str(ending.outcome), state=str(ending.state), error=ending.error[:500])

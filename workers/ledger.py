@@ -1,0 +1,213 @@
+"""The moves of runs, as sets: every function is one statement over many rows, conditional on the state it leaves.
+
+A claim takes `waiting` or `queued` runs, because a message may arrive before the relay's own transaction is visible.
+Finishing matches the attempt number, so the late outcome of a worker that was thought dead changes nothing. Rows are
+locked in the order of their ids, so two batches never wait for each other in a circle.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, text
+
+#: Characters kept of an error's message and of a traceback, and bytes of a result.
+ERROR_LIMIT = 10_000
+TRACEBACK_LIMIT = 20_000
+RESULT_LIMIT = 16_384
+
+#: A zero character as JSON escapes it, not a backslash before the letters `u0000`.
+_ZERO = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+CLAIM = text("""
+    WITH candidates AS (
+        SELECT id FROM runs
+        WHERE id = ANY(:ids) AND job = ANY(:jobs) AND state IN ('waiting', 'queued') AND due_at <= now()
+            AND queue NOT IN (SELECT name FROM queues WHERE paused_at IS NOT NULL)
+            AND EXISTS (SELECT 1 FROM processes WHERE id = :process_id AND stopped_at IS NULL)
+        ORDER BY id FOR UPDATE
+    )
+    UPDATE runs r
+    SET state = 'running', attempt = r.attempt + 1, process_id = :process_id, started_at = now(), pushes = 0,
+        unique_key = NULL, progress = NULL, result = NULL, error = NULL
+    FROM candidates c WHERE r.id = c.id
+    RETURNING r.id, r.job, r.args, r.attempt, r.failures, r.max_attempts, r.slot_at
+""")
+
+# A retry that somebody cancelled meanwhile ends here. Read from the row itself, so that a cancel which commits while
+# this statement waits for the row's lock is seen.
+AGAIN = "(e.state = 'waiting' AND r.cancel_requested_at IS NULL)"
+
+FINISH = text(f"""
+    WITH endings AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:endings AS jsonb)) AS e(
+            run_id bigint, attempt int, state text, delay float8, counts boolean, outcome text,
+            error text, error_class text, traceback text, result jsonb)
+    ), held AS (
+        SELECT r.id FROM runs r JOIN endings e ON r.id = e.run_id
+        WHERE r.state = 'running' AND r.attempt = e.attempt ORDER BY r.id FOR UPDATE OF r
+    ), moved AS (
+        UPDATE runs r
+        SET state = CASE WHEN {AGAIN} THEN 'waiting' WHEN e.state = 'waiting' THEN 'cancelled' ELSE e.state END,
+            due_at = CASE WHEN {AGAIN} THEN now() + e.delay * interval '1 second' ELSE r.due_at END,
+            finished_at = CASE WHEN {AGAIN} THEN NULL ELSE now() END,
+            failures = r.failures + e.counts::int, deaths = 0, queued_at = NULL, cancel_requested_at = NULL,
+            error = e.error, result = e.result
+        FROM endings e JOIN held h ON h.id = e.run_id
+        WHERE r.id = e.run_id AND r.state = 'running' AND r.attempt = e.attempt
+        RETURNING r.id, r.attempt, r.process_id, r.started_at
+    )
+    INSERT INTO attempts (run_id, number, process_id, started_at, outcome, error_class, error, traceback)
+    SELECT m.id, m.attempt, m.process_id, m.started_at, e.outcome, e.error_class, e.error, e.traceback
+    FROM moved m JOIN endings e ON e.run_id = m.id AND e.attempt = m.attempt
+    RETURNING run_id
+""")
+
+DUE = text("""
+    WITH due AS (
+        SELECT found.id FROM unnest(CAST(:queues AS text[])) AS open (name) CROSS JOIN LATERAL (
+            SELECT id FROM runs WHERE state = 'waiting' AND queue = open.name AND due_at <= now()
+            ORDER BY due_at, id LIMIT :most FOR UPDATE SKIP LOCKED
+        ) AS found
+    )
+    UPDATE runs r SET state = 'queued', queued_at = now(), pushes = r.pushes + 1
+    FROM due d WHERE r.id = d.id
+    RETURNING r.id, r.job, r.queue, r.pushes
+""")
+
+LINES = text("""
+    INSERT INTO log_lines (run_id, attempt, at, line, fields)
+    SELECT l.run_id, l.attempt, l.at, l.line, l.fields
+    FROM jsonb_to_recordset(CAST(:lines AS jsonb)) AS l(
+        run_id bigint, attempt int, at timestamptz, line text, fields jsonb)
+""")
+
+PROGRESS = text("""
+    UPDATE runs r SET progress = p.progress
+    FROM jsonb_to_recordset(CAST(:steps AS jsonb)) AS p(run_id bigint, attempt int, progress jsonb)
+    WHERE r.id = p.run_id AND r.attempt = p.attempt AND r.state = 'running'
+""")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run that this process now holds."""
+
+    run_id: int
+    job: str
+    args: dict[str, Any]
+    attempt: int
+    failures: int
+    max_attempts: int
+    slot_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What became of one attempt; see `jobs._policy.Decision` for the meaning of the fields."""
+
+    run_id: int
+    attempt: int
+    state: str
+    outcome: str
+    delay: float = 0.0
+    counts: bool = False
+    error: str | None = None
+    error_class: str | None = None
+    traceback: str | None = None
+    result: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Due:
+    """A run that is to be pushed."""
+
+    run_id: int
+    job: str
+    queue: str
+    #: From the second push on, the broker's memory of the id is not trusted.
+    pushes: int
+
+
+def claim(connection: Connection, ids: Sequence[int], process_id: int, jobs: Sequence[str]) -> list[Claim]:
+    """Take those of the runs that are due, free and known here.
+
+    Args:
+        connection: The claim holds once its transaction commits.
+        ids: Runs to take.
+        process_id: Who takes them; one that was taken for dead gets nothing until it has a new row.
+        jobs: Jobs this process knows; in the middle of a deploy a run may belong to code it does not have.
+    """
+    rows = connection.execute(CLAIM, {"ids": list(ids), "process_id": process_id, "jobs": list(jobs)})
+    return [Claim(*row) for row in rows]
+
+
+def finish(connection: Connection, endings: Iterable[Ending]) -> int:
+    """Record the outcomes of attempts, of several for one attempt the first; return how many were ours to record."""
+    first: dict[tuple[int, int], Ending] = {}
+    for ending in endings:
+        first.setdefault((ending.run_id, ending.attempt), ending)
+    return len(connection.execute(FINISH, {"endings": _json([asdict(e) for e in first.values()])}).all())
+
+
+def take_due(connection: Connection, queues: Sequence[str], most: int) -> list[Due]:
+    """Mark runs that are due as queued, of each queue the oldest; the caller pushes them before it commits.
+
+    Queue by queue, because the backlog of a paused queue would otherwise be read past at every look.
+    """
+    rows = connection.execute(DUE, {"queues": list(queues), "most": most})
+    return sorted((Due(*row) for row in rows), key=lambda due: due.run_id)
+
+
+def write_lines(connection: Connection, lines: list[dict[str, Any]]) -> None:
+    """Keep log lines: run_id, attempt, at, line, fields."""
+    connection.execute(LINES, {"lines": _json(lines)})
+
+
+def write_progress(connection: Connection, steps: list[dict[str, Any]]) -> None:
+    """Keep the latest progress of running attempts: run_id, attempt, progress."""
+    connection.execute(PROGRESS, {"steps": _json(steps)})
+
+
+def _json(value: Any) -> str:
+    # Postgres cannot hold a zero character in text: it is shown as the replacement character instead.
+    return _ZERO.sub(rb"\1" + "\ufffd".encode(), _encode(value)).decode()
+
+
+def _encode(value: Any) -> bytes:
+    """Return any value as JSON: what JSON does not know is shown as text."""
+    try:
+        return orjson.dumps(value, default=_shown, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # half a surrogate pair, or a whole number beyond 64 bits: rare, and no reason to lose the rest
+        return json.dumps(value, default=_shown, ensure_ascii=False, skipkeys=True).encode("utf-8", "replace")
+
+
+def _shown(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001 - what cannot be printed is still something
+        return f"<{type(value).__name__}>"
+
+
+def cut(message: str, limit: int = ERROR_LIMIT) -> str:
+    """Return the text, shortened in the middle when it is longer than the limit, and valid UTF-8."""
+    clean = message.encode("utf-8", "replace").decode()
+    if len(clean) <= limit:
+        return clean
+    half = limit // 2 - 20
+    return f"{clean[:half]}\n… {len(clean) - 2 * half} characters left out …\n{clean[-half:]}"
+
+
+def small(result: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the result as it is kept: a JSON object of at most 16 KiB."""
+    if result is None:
+        return None
+    encoded = _encode(result)
+    if len(encoded) > RESULT_LIMIT:
+        return {"left_out": f"the result took {len(encoded)} bytes; {RESULT_LIMIT} are kept"}
+    kept: dict[str, Any] = json.loads(encoded)
+    return kept

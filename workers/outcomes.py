@@ -1,0 +1,168 @@
+"""The buffer between executing and remembering: outcomes, log lines and progress leave it in sets.
+
+A thread takes what has gathered, at most every 20 ms, and writes it in one transaction. While Postgres is away it
+keeps trying and loses nothing; the buffer is bounded because a worker that cannot write cannot claim either.
+Nobody acts on an outcome before it is written: to the broker the run was acknowledged when it was claimed.
+"""
+
+import time
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime
+from threading import Condition, Thread
+from typing import Any, Self
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from workers import ledger, logs
+from workers.ledger import Ending
+
+#: Seconds that outcomes gather, and rows written at once.
+GATHER = 0.02
+MOST = 500
+#: Seconds between two writes of one run's progress.
+PROGRESS_EVERY = 0.5
+
+
+class Outcomes:
+    """Gathers what attempts produce and writes it.
+
+    Args:
+        engine: The database.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._endings: list[Ending] = []
+        self._unwritten: Counter[int] = Counter()
+        self._lines: list[dict[str, Any]] = []
+        self._steps: dict[int, dict[str, Any]] = {}
+        self._steps_written = 0.0
+        self._changed = Condition()
+        self._closed = False
+        self._thread = Thread(target=self._write_forever, name="outcomes", daemon=True)
+
+    def start(self) -> Self:
+        """Start writing."""
+        self._thread.start()
+        return self
+
+    def ending(self, ending: Ending) -> None:
+        """Hand over the end of an attempt."""
+        with self._changed:
+            self._endings.append(ending)
+            self._unwritten[ending.run_id] += 1
+            self._changed.notify()
+
+    def holds(self, run_id: int) -> bool:
+        """Whether the end of this run was handed over and is not written yet."""
+        with self._changed:
+            return self._unwritten[run_id] > 0
+
+    def line(self, run_id: int, attempt: int, line: str, fields: dict[str, Any]) -> None:
+        """Hand over one line of a run's log."""
+        entry = {
+            "run_id": run_id,
+            "attempt": attempt,
+            "at": datetime.now(UTC),
+            "line": logs.redact_text(line),
+            "fields": logs.redact(fields) or None,
+        }
+        with self._changed:
+            self._lines.append(entry)
+            self._changed.notify()
+
+    def progress(self, run_id: int, attempt: int, progress: dict[str, Any]) -> None:
+        """Hand over a run's latest progress; earlier progress that was not written yet is replaced."""
+        with self._changed:
+            self._steps[run_id] = {"run_id": run_id, "attempt": attempt, "progress": progress}
+            self._changed.notify()
+
+    def close(self, seconds: float) -> None:
+        """Write what is left, for at most the given time."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(seconds)
+
+    def _write_forever(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._endings or self._lines or self._steps or self._closed):
+                    self._changed.wait()
+                if self._closed and not (self._endings or self._lines):
+                    return
+            if not self._closed:
+                time.sleep(GATHER)
+            taken = self._take()
+            if any(taken):
+                self._write_until_done(*taken)
+                self._forget(taken[0])
+
+    def _forget(self, written: list[Ending]) -> None:
+        with self._changed:
+            self._unwritten.subtract(ending.run_id for ending in written)
+            self._unwritten = +self._unwritten
+
+    def _take(self) -> tuple[list[Ending], list[dict[str, Any]], list[dict[str, Any]]]:
+        with self._changed:
+            endings, self._endings = self._endings[:MOST], self._endings[MOST:]
+            lines, self._lines = self._lines[:MOST], self._lines[MOST:]
+            return endings, lines, self._take_steps({ending.run_id for ending in endings})
+
+    def _take_steps(self, ended: set[int]) -> list[dict[str, Any]]:
+        """Take the progress that is due: all of it now and then, and the last word of runs that end."""
+        now = time.monotonic()
+        if now - self._steps_written >= PROGRESS_EVERY:
+            ended, self._steps_written = set(self._steps), now
+        return [step for run_id in ended if (step := self._steps.pop(run_id, None))]
+
+    def _write_until_done(
+        self, endings: list[Ending], lines: list[dict[str, Any]], steps: list[dict[str, Any]]
+    ) -> None:
+        pause = 0.1
+        while True:
+            try:
+                return self._write(endings, lines, steps)
+            except Exception as error:  # noqa: BLE001 - whatever one row does, the thread goes on for all others
+                if not _may_pass(error):
+                    return self._write_apart(endings, lines, steps, error)
+                logs.get().warning("outcomes wait for Postgres", endings=len(endings), lines=len(lines))
+                time.sleep(pause)
+                pause = min(2.0, pause * 2)
+
+    def _write_apart(
+        self, endings: list[Ending], lines: list[dict[str, Any]], steps: list[dict[str, Any]], error: Exception
+    ) -> None:
+        """Write a refused set row by row; a row that is still refused loses its words, never its outcome."""
+        if len(endings) + len(lines) + len(steps) > 1:
+            for ending in endings:
+                self._write_until_done([ending], [], [])
+            for line in lines:
+                self._write_until_done([], [line], [])
+            for step in steps:
+                self._write_until_done([], [], [step])
+            return
+        logs.get().error("the words of a run were refused", reason=repr(error).splitlines()[0])
+        for ending in endings:
+            bare = replace(ending, result=None, traceback=None, error_class=None, error="its error text was refused")
+            if bare != ending:
+                self._write_until_done([bare], [], [])
+
+    def _write(self, endings: list[Ending], lines: list[dict[str, Any]], steps: list[dict[str, Any]]) -> None:
+        with self._engine.begin() as connection:
+            if lines:
+                ledger.write_lines(connection, lines)
+            if steps:
+                ledger.write_progress(connection, steps)
+            if endings:
+                ledger.finish(connection, endings)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same statement may go through later: the connection or the server was the trouble, not the rows."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, SQLAlchemyError)
+    state = getattr(error.orig, "sqlstate", None)
+    return error.connection_invalidated or state is None or state[:2] in {"08", "40", "53", "55", "57", "58"}

@@ -1,0 +1,123 @@
+"""`python -m workers.relay`: moves what is due from the ledger onto the broker, and takes back what was lost.
+
+One transaction takes a set of due runs, marks them queued, and pushes them before it commits. If the relay dies after
+the push, the rows are still `waiting`: the runs are claimed all the same, or pushed again, which changes nothing. A
+queue that an operator paused, or that has enough on the broker already, is left out, so a backlog stays in Postgres
+where priorities and pauses can still reach it. Any number of relays may run.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Sequence
+from threading import Event
+
+import redis
+import typer
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+import jobs
+from workers import ledger, logs, rescue
+from workers.delivery import Delivery
+from workers.entry import enter, stop_signal
+from workers.process import STALE_AFTER, Presence
+from workers.runtime import Runtime
+
+#: Runs pushed in one transaction, and messages a queue may have on the broker before the relay leaves it alone.
+BATCH = 1_000
+WINDOW = 10_000
+#: Seconds between two looks when nothing was due, between two rescues, and after something was away.
+IDLE = 0.05
+RESCUE_EVERY = 2.0
+PAUSE = 1.0
+
+KNOW_QUEUES = text("INSERT INTO queues (name) SELECT unnest(CAST(:names AS text[])) ON CONFLICT DO NOTHING")
+OPEN_QUEUES = text("SELECT name FROM queues WHERE paused_at IS NULL ORDER BY name")
+
+
+class Relay:
+    """Pushes due runs.
+
+    Args:
+        engine: The database.
+        delivery: The broker's keys.
+    """
+
+    def __init__(self, engine: Engine, delivery: Delivery) -> None:
+        self._engine = engine
+        self._delivery = delivery
+        self._looked_at = self._steady_since = -math.inf
+
+    def push(self) -> int:
+        """Push one set of due runs; return how many."""
+        queues = self._open_queues()
+        if not queues:
+            return 0
+        with self._engine.begin() as connection:
+            due = ledger.take_due(connection, queues, BATCH)
+            self._delivery.push((run.queue, run.job, run.run_id, run.pushes > 1) for run in due)
+        return len(due)
+
+    def rescue(self) -> None:
+        """Take back what was lost."""
+        try:
+            lost, forgotten = rescue.rescue(self._engine, self._delivery, bury=self._steady())
+        except SQLAlchemyError:
+            self._looked_at = -math.inf
+            raise
+        if lost or forgotten:
+            logs.get().warning("runs taken back", from_dead_workers=lost, from_the_broker=forgotten)
+
+    def _steady(self) -> bool:
+        """Whether the ledger could be written all the time in which a heartbeat goes stale: silence proves death."""
+        now = time.monotonic()
+        if now - self._looked_at > STALE_AFTER / 2:
+            self._steady_since = now
+        self._looked_at = now
+        return now - self._steady_since >= STALE_AFTER
+
+    def _open_queues(self) -> Sequence[str]:
+        with self._engine.begin() as connection:
+            queues = list(connection.execute(OPEN_QUEUES).scalars())
+        lengths = self._delivery.lengths(queues)
+        return [queue for queue in queues if lengths[queue] < WINDOW]
+
+
+def know_queues(engine: Engine, names: Iterable[str]) -> None:
+    """Make sure every queue has its row."""
+    with engine.begin() as connection:
+        connection.execute(KNOW_QUEUES, {"names": sorted(names)})
+
+
+def main() -> None:
+    """Relay until stopped."""
+    stopping = stop_signal()
+    with enter("relay", connections=4) as runtime:
+        presence = Presence(runtime.machinery, "relay").start(stopping)
+        serve(runtime, stopping)
+        presence.stop()
+
+
+def serve(runtime: Runtime, stopping: Event) -> None:
+    """Push and rescue until told to stop; what is away is waited for."""
+    relay = Relay(runtime.engine, Delivery(runtime.redis))
+    rescue_at = time.monotonic()
+    known = False
+    while not stopping.is_set():
+        try:
+            if not known:
+                know_queues(runtime.engine, {job.queue for job in jobs.all_jobs().values()})
+                known = True
+            if time.monotonic() >= rescue_at:
+                relay.rescue()
+                rescue_at = time.monotonic() + RESCUE_EVERY
+            pause = 0.0 if relay.push() else IDLE
+        except (redis.RedisError, SQLAlchemyError) as error:
+            away = "Redis" if isinstance(error, redis.RedisError) else "Postgres"
+            logs.get().warning("the relay waits", away=away, reason=str(error).splitlines()[0])
+            pause = PAUSE
+        stopping.wait(pause)
+
+
+if __name__ == "__main__":
+    typer.run(main)

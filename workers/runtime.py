@@ -1,0 +1,126 @@
+"""What a process holds while it lives: the database, the broker's Redis, and the configured integrations.
+
+Made once per process, after any fork, and closed in reverse order. Nothing here decides at import time.
+"""
+
+from functools import cached_property
+from threading import Lock
+from types import TracebackType
+from typing import Self
+
+import redis
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+import integrations
+import jobs
+from integrations import Integration
+from workers.settings import Settings
+
+#: Connections for heartbeat, outcomes and one claim per queue; each is held for one statement.
+MACHINERY_CONNECTIONS = 16
+#: Seconds a connection may take to open, and an answer of Redis may take to come.
+CONNECT_TIMEOUT = 5
+ANSWER_TIMEOUT = 5.0
+#: A database host that vanishes without a word is noticed within about 25 s instead of many minutes.
+NOTICE_SILENCE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
+
+
+class NotConfigured(integrations.Rejected):
+    """An integration was asked for whose variables are not set."""
+
+
+class Runtime:
+    """The resources of one process.
+
+    Args:
+        settings: The validated environment.
+        connections: Database connections that jobs, or the process itself, may hold at once.
+        name: Kind of the process, shown by Postgres.
+    """
+
+    def __init__(self, settings: Settings, *, connections: int = 10, name: str = "headrace") -> None:
+        self.settings = settings
+        self._connections = connections
+        self._name = name
+        self._integrations: dict[type[Integration], Integration] = {}
+        self._lock = Lock()
+        jobs.load()
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The database, for jobs. A connection that went away is replaced when it is next taken from the pool."""
+        return self._connect(self._connections)
+
+    @cached_property
+    def machinery(self) -> Engine:
+        """The database, for heartbeats, claims and outcomes: jobs that use up their connections cannot silence them."""
+        return self._connect(MACHINERY_CONNECTIONS)
+
+    def _connect(self, connections: int) -> Engine:
+        return create_engine(
+            self.settings.core.sqlalchemy_url,
+            pool_size=connections,
+            max_overflow=0,
+            pool_pre_ping=True,
+            connect_args={
+                **NOTICE_SILENCE,
+                "connect_timeout": CONNECT_TIMEOUT,
+                "application_name": self._name,
+                "options": "-c idle_in_transaction_session_timeout=300000",
+            },
+        )
+
+    @cached_property
+    def sessions(self) -> sessionmaker[Session]:
+        """Sessions on the database."""
+        return sessionmaker(self.engine, expire_on_commit=False)
+
+    @cached_property
+    def redis(self) -> redis.Redis:
+        """The broker's Redis: no hidden retries, because a command that is sent twice may act twice."""
+        pool = redis.ConnectionPool.from_url(
+            self.settings.broker_url,
+            max_connections=500,
+            socket_timeout=ANSWER_TIMEOUT,
+            socket_connect_timeout=CONNECT_TIMEOUT,
+            retry=None,
+        )
+        return redis.Redis(connection_pool=pool)
+
+    def use(self, kind: type[Integration]) -> Integration:
+        """Return the configured integration of this class.
+
+        Raises:
+            NotConfigured: If its variables are not set.
+        """
+        with self._lock:
+            if kind not in self._integrations:
+                settings = self.settings.integrations.get(kind.name)
+                if settings is None:
+                    first = next(iter(kind.Settings.model_fields))
+                    raise NotConfigured(
+                        f"{kind.name} is not configured: set {kind.variable(first)} (see .env.example)",
+                        upstream=kind.name,
+                        status=0,
+                    )
+                self._integrations[kind] = kind(settings)
+            return self._integrations[kind]
+
+    def close(self) -> None:
+        """Let go of everything."""
+        for made in self._integrations.values():
+            made.close()
+        if "redis" in self.__dict__:
+            self.redis.close()
+        for name in ("engine", "machinery"):
+            if name in self.__dict__:
+                self.__dict__[name].dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

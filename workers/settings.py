@@ -1,0 +1,135 @@
+"""The environment, read once and only here.
+
+Every variable is named in `.env.example`. A missing or malformed one stops the process with a line that says which one
+and what it should look like; the values themselves are never repeated, because many of them are secrets. An
+integration none of whose variables is set is simply not there; one that is half configured is a mistake.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+import integrations
+from integrations import Integration, IntegrationSettings
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class BadSettings(Exception):  # noqa: N818 - reads as what it is in a message
+    """The environment cannot be used; the message names the variable and what to write."""
+
+
+def _address(*schemes: str) -> AfterValidator:
+    def check(value: SecretStr) -> SecretStr:
+        try:
+            parts = urlsplit(value.get_secret_value())
+            usable = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError(f"write an address like {schemes[0]}://host:port/name")
+        return value
+
+    return AfterValidator(check)
+
+
+Postgres = Annotated[SecretStr, _address("postgresql", "postgres")]
+Redis = Annotated[SecretStr, _address("redis", "rediss")]
+
+
+class Database(BaseModel):
+    """The least that anything needs; addresses may carry passwords and therefore never print."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    database_url: Postgres = Field(description="PostgreSQL 18 or newer, postgresql://user:password@host:5432/name")
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """Address of the database for SQLAlchemy with psycopg."""
+        return "postgresql+psycopg://" + self.database_url.get_secret_value().partition("://")[2]
+
+
+class Core(Database):
+    """What every process needs."""
+
+    redis_url: Redis = Field(description="Redis 7 or Valkey, redis://host:6379/0")
+    broker_url: Redis | None = Field(default=None, description="Redis of the queues if it is another one")
+    host: str = Field(default="0.0.0.0", description="Address the web process listens on")  # noqa: S104 - as platforms expect
+    port: int = Field(default=8000, ge=0, le=65535, description="Port of the web process; 0 takes a free one")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The validated environment."""
+
+    core: Core
+    #: Settings of the integrations that are configured, by name.
+    integrations: Mapping[str, IntegrationSettings]
+
+    @property
+    def broker_url(self) -> str:
+        """Address of the queues' Redis."""
+        return (self.core.broker_url or self.core.redis_url).get_secret_value()
+
+
+def load(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read and validate the environment.
+
+    Raises:
+        BadSettings: If a variable is missing or malformed.
+    """
+    found = os.environ if environment is None else environment
+    core = _read(Core, {field: field.upper() for field in Core.model_fields}, found)
+    configured = {
+        name: settings
+        for name, kind in integrations.load().items()
+        if (settings := _integration(kind, found)) is not None
+    }
+    if "elasticsearch" not in configured:
+        raise BadSettings("ELASTICSEARCH_URL is missing: set it (see .env.example)")
+    return Settings(core, configured)
+
+
+def database(environment: Mapping[str, str] | None = None) -> str:
+    """Read the address of the database alone, for SQLAlchemy.
+
+    Raises:
+        BadSettings: If it is missing or malformed.
+    """
+    found = os.environ if environment is None else environment
+    return _read(Database, {"database_url": "DATABASE_URL"}, found).sqlalchemy_url
+
+
+def variables() -> dict[str, str]:
+    """Return every variable that `load` reads, with its description."""
+    core = {field.upper(): info.description or "" for field, info in Core.model_fields.items()}
+    others = {
+        kind.variable(field): info.description or ""
+        for kind in integrations.load().values()
+        for field, info in kind.Settings.model_fields.items()
+    }
+    return core | others
+
+
+def _integration(kind: type[Integration], found: Mapping[str, str]) -> IntegrationSettings | None:
+    names = {field: kind.variable(field) for field in kind.Settings.model_fields}
+    if not any(found.get(name) for name in names.values()):
+        return None
+    return _read(kind.Settings, names, found)
+
+
+def _read(model: type[Model], names: Mapping[str, str], found: Mapping[str, str]) -> Model:
+    values: dict[str, Any] = {field: found[name] for field, name in names.items() if found.get(name)}
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = names[str(first["loc"][0])]
+        if first["type"] == "missing":
+            raise BadSettings(f"{name} is missing: set it (see .env.example)") from None
+        raise BadSettings(f"{name} cannot be used: {first['msg'].removeprefix('Value error, ')}") from None
