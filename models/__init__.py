@@ -6,7 +6,8 @@ This package knows nothing of jobs, brokers or upstreams.
     runs              one enqueued piece of work; outbox, delay, retry and dead letter are its states
     attempts          one finished execution of a run
     log_lines         what a run said while it worked, capped
-    queues            a queue and whether an operator paused it
+    queues            a queue, its limit, and whether an operator paused it
+    pauses            a pause of a job or a key
     schedules, slots  a rule in time; one planned fire of it with its one outcome
     processes         who is alive: heartbeats of workers, relays, schedulers
     events            one received webhook: raw bytes, verdict, what it caused
@@ -24,6 +25,7 @@ This package knows nothing of jobs, brokers or upstreams.
 from models._base import Base, Kept
 from models.audit import AuditEntry
 from models.event import Event, Verdict
+from models.pause import Pause
 from models.payment import Payment
 from models.process import Process
 from models.queue import Queue
@@ -46,6 +48,7 @@ __all__ = [
     "Location",
     "LogLine",
     "Outcome",
+    "Pause",
     "Payment",
     "Process",
     "Product",

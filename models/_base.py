@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, DateTime, MetaData, Text, func
+from sqlalchemy import BigInteger, DateTime, Integer, MetaData, Text, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -34,3 +34,17 @@ class Kept:
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
     deleted_at: Mapped[datetime | None]
+
+
+class Pausable:
+    """The columns of what operators may pause, and of how gently it goes on afterwards."""
+
+    #: Set while an operator holds it; work in progress goes on.
+    paused_at: Mapped[datetime | None]
+    paused_by: Mapped[str | None]
+    reason: Mapped[str | None]
+    #: When it goes on by itself; empty while only a person can resume it.
+    paused_until: Mapped[datetime | None]
+    #: When it went on last, and for how many seconds after that only part of the backlog is let through.
+    resumed_at: Mapped[datetime | None]
+    ramp_seconds: Mapped[int | None] = mapped_column(Integer)

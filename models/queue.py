@@ -1,22 +1,20 @@
-"""A queue as operators see it: known since its first use, and perhaps paused.
+"""A queue as operators see it: known since its first use, perhaps limited, perhaps paused.
 
 A paused queue keeps its runs in Postgres: the relay pushes none of them and a claim refuses those already pushed.
 """
 
-from datetime import datetime
-
+from sqlalchemy import CheckConstraint, Integer
 from sqlalchemy.orm import Mapped, mapped_column
 
-from models._base import Base
+from models._base import Base, Pausable
 
 
-class Queue(Base):
+class Queue(Pausable, Base):
     """One queue."""
 
     __tablename__ = "queues"
+    __table_args__ = (CheckConstraint("concurrency > 0", "concurrency"),)
 
     name: Mapped[str] = mapped_column(primary_key=True)
-    #: Set while an operator holds the queue; work in progress goes on.
-    paused_at: Mapped[datetime | None]
-    paused_by: Mapped[str | None]
-    reason: Mapped[str | None]
+    #: Runs of it that may be under way at the same time, on all workers together; empty for no limit.
+    concurrency: Mapped[int | None] = mapped_column(Integer)

@@ -60,6 +60,8 @@ MOVES: dict[State, frozenset[State]] = {
     State.CANCELLED: frozenset({State.WAITING}),
 }
 
+DUE_ORDER = ("queue", "priority", "due_at", "id")
+
 FINAL = frozenset({State.SUCCEEDED, State.DEAD, State.CANCELLED})
 
 
@@ -69,7 +71,29 @@ class Run(Base):
     __tablename__ = "runs"
     __table_args__ = (
         CheckConstraint(f"state IN ({', '.join(repr(str(s)) for s in State)})", "state"),
-        Index("runs_due", "queue", "due_at", "id", postgresql_where=text("state = 'waiting'")),
+        CheckConstraint("priority BETWEEN 0 AND 3", "priority"),
+        # What the relay reads, by queue and priority. Runs with a key live in indexes of their own: `runs_keyed` finds
+        # the oldest, `runs_lanes` the next key, `runs_in_flight` and `runs_begun` what a key has under way.
+        Index("runs_due", *DUE_ORDER, postgresql_where=text("state = 'waiting' AND key IS NULL")),
+        Index("runs_keyed", *DUE_ORDER, postgresql_where=text("state = 'waiting' AND key IS NOT NULL")),
+        Index(
+            "runs_lanes",
+            *("queue", "job", "key", "priority", "due_at", "id"),
+            postgresql_where=text("state = 'waiting' AND key IS NOT NULL"),
+        ),
+        Index(
+            "runs_begun", "job", "key", postgresql_where=text("key IS NOT NULL AND attempt > 0 AND state = 'waiting'")
+        ),
+        Index(
+            "runs_in_flight",
+            *("job", "key"),
+            postgresql_where=text("key IS NOT NULL AND state IN ('queued', 'running')"),
+        ),
+        Index(
+            "runs_expiring",
+            "expires_at",
+            postgresql_where=text("expires_at IS NOT NULL AND state IN ('waiting', 'queued')"),
+        ),
         Index("runs_queued", "queued_at", postgresql_where=text("state = 'queued'")),
         Index("runs_running", "process_id", postgresql_where=text("state = 'running'")),
         Index("runs_dead", "id", postgresql_where=text("state = 'dead'")),
@@ -91,6 +115,11 @@ class Run(Base):
     job: Mapped[str]
     #: Queue that serves it. Set at enqueue from the job.
     queue: Mapped[str]
+    #: 0 urgent, 1 high, 2 normal, 3 bulk. Due runs of a lower number are pushed first.
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="2")
+    #: What the run is about, such as a sku or a tenant: runs of a job with the same key share limits and order, and
+    #: keys take turns. Empty for a run that shares nothing.
+    key: Mapped[str | None]
     #: Keyword arguments, already validated against the job's signature.
     args: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(server_default=State.WAITING)
@@ -124,6 +153,17 @@ class Run(Base):
     cancel_requested_at: Mapped[datetime | None]
     #: While set, no second run with this key can be enqueued.
     unique_key: Mapped[str | None]
+    #: What clears it: `waiting` (the claim), `unfinished` (the end), `window` (`unique_until`, whatever the state).
+    unique_while: Mapped[str | None]
+    unique_until: Mapped[datetime | None]
+    #: Work that nobody wants any more from this moment on, unless it has started.
+    expires_at: Mapped[datetime | None]
+    #: No attempt begins after this moment: the end of all retries.
+    deadline_at: Mapped[datetime | None]
+    #: Where the job goes on if its attempt ends early, saved in the job's own transaction.
+    checkpoint: Mapped[dict[str, Any] | None]
+    #: When an operator put the dead run aside; it can be undone for a day.
+    discarded_at: Mapped[datetime | None]
     #: Name of the schedule that planned it, and the nominal time of its slot.
     schedule: Mapped[str | None]
     slot_at: Mapped[datetime | None]

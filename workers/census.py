@@ -194,19 +194,31 @@ RUNS_BY_STATE = text(
 )
 
 QUEUES = text("""
-    WITH RECURSIVE used (name) AS (
-        -- From one queue to the next along the index, past all that is in between.
-        (SELECT queue FROM runs WHERE state = 'waiting' ORDER BY queue LIMIT 1)
+    WITH RECURSIVE used (name, keyed) AS (
+        -- From one queue to the next along the index, past all that is in between; runs with a key have their own.
+        (SELECT queue, false FROM runs WHERE state = 'waiting' AND key IS NULL ORDER BY queue LIMIT 1)
         UNION ALL
-        SELECT (SELECT queue FROM runs WHERE state = 'waiting' AND queue > used.name ORDER BY queue LIMIT 1)
-        FROM used WHERE used.name IS NOT NULL
+        (SELECT queue, true FROM runs WHERE state = 'waiting' AND key IS NOT NULL ORDER BY queue LIMIT 1)
+        UNION ALL
+        SELECT CASE WHEN keyed THEN
+            (SELECT queue FROM runs WHERE state = 'waiting' AND key IS NOT NULL AND queue > name ORDER BY queue LIMIT 1)
+        ELSE
+            (SELECT queue FROM runs WHERE state = 'waiting' AND key IS NULL AND queue > name ORDER BY queue LIMIT 1)
+        END, keyed
+        FROM used WHERE name IS NOT NULL
     ), listed AS (
         SELECT unnest(CAST(:known AS text[])) AS name UNION SELECT name FROM queues
         UNION SELECT name FROM used WHERE name IS NOT NULL
     ), live AS (
-        SELECT waiting.* FROM listed CROSS JOIN LATERAL (
-            SELECT queue, state, due_at FROM runs WHERE state = 'waiting' AND queue = listed.name
-            ORDER BY due_at, id LIMIT :cap) AS waiting
+        SELECT waiting.* FROM listed CROSS JOIN generate_series(0, 3) AS level CROSS JOIN LATERAL (
+            (SELECT queue, state, due_at FROM runs
+             WHERE state = 'waiting' AND key IS NULL AND queue = listed.name AND priority = level
+             ORDER BY due_at, id LIMIT :cap)
+            UNION ALL
+            (SELECT queue, state, due_at FROM runs
+             WHERE state = 'waiting' AND key IS NOT NULL AND queue = listed.name AND priority = level
+             ORDER BY due_at, id LIMIT :cap)
+        ) AS waiting
         UNION ALL
         (SELECT queue, state, due_at FROM runs WHERE state = 'queued' ORDER BY queued_at LIMIT :cap)
         UNION ALL
@@ -226,8 +238,8 @@ QUEUES = text("""
     ), names AS (
         SELECT name FROM listed UNION SELECT name FROM counted
     )
-    SELECT name, coalesce(waiting, 0) AS waiting, coalesce(due, 0) AS due, coalesce(queued, 0) AS queued,
-           coalesce(running, 0) AS running, oldest_due_at,
+    SELECT name, least(coalesce(waiting, 0), :cap) AS waiting, least(coalesce(due, 0), :cap) AS due,
+           coalesce(queued, 0) AS queued, coalesce(running, 0) AS running, oldest_due_at,
            extract(epoch FROM now() - oldest_due_at)::float8 AS oldest_due_seconds,
            paused_at, paused_by, reason, coalesce(workers, 0) AS workers
     FROM names LEFT JOIN counted USING (name) LEFT JOIN queues USING (name) LEFT JOIN serving USING (name)

@@ -7,7 +7,7 @@ locked in the order of their ids, so two batches never wait for each other in a 
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -25,17 +25,26 @@ _ZERO = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 CLAIM = text("""
     WITH candidates AS (
-        SELECT id FROM runs
+        SELECT id, state, queue, job, key FROM runs
         WHERE id = ANY(:ids) AND job = ANY(:jobs) AND state IN ('waiting', 'queued') AND due_at <= now()
+            AND (expires_at IS NULL OR expires_at > now())
             AND queue NOT IN (SELECT name FROM queues WHERE paused_at IS NOT NULL)
             AND EXISTS (SELECT 1 FROM processes WHERE id = :process_id AND stopped_at IS NULL)
         ORDER BY id FOR UPDATE
+    ), allowed AS (
+        SELECT id FROM candidates c
+        WHERE NOT EXISTS (
+                SELECT 1 FROM pauses p
+                WHERE p.paused_at IS NOT NULL AND p.job IN ('', c.job) AND p.key IN ('', coalesce(c.key, '')))
+            -- What is limited was counted when it was queued: a run that waits was not.
+            AND (c.state = 'queued' OR c.key IS NULL AND NOT EXISTS (SELECT 1 FROM pauses) AND c.queue NOT IN (
+                SELECT name FROM queues WHERE concurrency IS NOT NULL OR resumed_at IS NOT NULL))
     )
     UPDATE runs r
     SET state = 'running', attempt = r.attempt + 1, process_id = :process_id, started_at = now(), pushes = 0,
         unique_key = NULL, progress = NULL, result = NULL, error = NULL
-    FROM candidates c WHERE r.id = c.id
-    RETURNING r.id, r.job, r.args, r.attempt, r.failures, r.max_attempts, r.slot_at
+    FROM allowed a WHERE r.id = a.id
+    RETURNING r.id, r.job, r.args, r.attempt, r.failures, r.max_attempts, r.slot_at, r.key
 """)
 
 # A retry that somebody cancelled meanwhile ends here. Read from the row itself, so that a cancel which commits while
@@ -67,16 +76,23 @@ FINISH = text(f"""
     RETURNING run_id
 """)
 
+# One probe of the index for each queue and priority, so that runs scheduled for later are never read. The lower
+# priorities are asked only while there is room: the inner rows are locked as they are pulled.
 DUE = text("""
     WITH due AS (
-        SELECT found.id FROM unnest(CAST(:queues AS text[])) AS open (name) CROSS JOIN LATERAL (
-            SELECT id FROM runs WHERE state = 'waiting' AND queue = open.name AND due_at <= now()
-            ORDER BY due_at, id LIMIT :most FOR UPDATE SKIP LOCKED
+        SELECT found.id
+        FROM unnest(CAST(:queues AS text[]), CAST(:rooms AS int[])) AS open (name, room) CROSS JOIN LATERAL (
+            SELECT oldest.id FROM generate_series(0, 3) AS level CROSS JOIN LATERAL (
+                SELECT id FROM runs
+                WHERE state = 'waiting' AND key IS NULL AND queue = open.name AND priority = level AND due_at <= now()
+                    AND job <> ALL(CAST(:held AS text[]))
+                ORDER BY due_at, id LIMIT open.room FOR UPDATE SKIP LOCKED
+            ) AS oldest LIMIT open.room
         ) AS found
     )
     UPDATE runs r SET state = 'queued', queued_at = now(), pushes = r.pushes + 1
     FROM due d WHERE r.id = d.id
-    RETURNING r.id, r.job, r.queue, r.pushes
+    RETURNING r.id, r.job, r.queue, r.pushes, r.priority, r.due_at
 """)
 
 LINES = text("""
@@ -104,6 +120,7 @@ class Claim:
     failures: int
     max_attempts: int
     slot_at: datetime | None
+    key: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +148,8 @@ class Due:
     queue: str
     #: From the second push on, the broker's memory of the id is not trusted.
     pushes: int
+    priority: int
+    due_at: datetime
 
 
 def claim(connection: Connection, ids: Sequence[int], process_id: int, jobs: Sequence[str]) -> list[Claim]:
@@ -154,13 +173,23 @@ def finish(connection: Connection, endings: Iterable[Ending]) -> int:
     return len(connection.execute(FINISH, {"endings": _json([asdict(e) for e in first.values()])}).all())
 
 
-def take_due(connection: Connection, queues: Sequence[str], most: int) -> list[Due]:
-    """Mark runs that are due as queued, of each queue the oldest; the caller pushes them before it commits.
+def take_due(connection: Connection, rooms: Mapping[str, int], held: Sequence[str] = ()) -> list[Due]:
+    """Mark due runs without a key as queued, by priority and then the oldest first; push them before the commit.
 
     Queue by queue, because the backlog of a paused queue would otherwise be read past at every look.
+
+    Args:
+        connection: The caller's transaction.
+        rooms: How many runs may be taken, by queue.
+        held: Jobs that are left alone.
     """
-    rows = connection.execute(DUE, {"queues": list(queues), "most": most})
-    return sorted((Due(*row) for row in rows), key=lambda due: due.run_id)
+    values = {"queues": list(rooms), "rooms": list(rooms.values()), "held": list(held)}
+    return in_order(Due(*row) for row in connection.execute(DUE, values))
+
+
+def in_order(due: Iterable[Due]) -> list[Due]:
+    """Return runs in the order in which they are pushed."""
+    return sorted(due, key=lambda run: (run.priority, run.due_at, run.run_id))
 
 
 def write_lines(connection: Connection, lines: list[dict[str, Any]]) -> None:

@@ -2,13 +2,14 @@
 
 One transaction takes a set of due runs, marks them queued, and pushes them before it commits. If the relay dies after
 the push, the rows are still `waiting`: the runs are claimed all the same, or pushed again, which changes nothing. A
-queue that an operator paused, or that has enough on the broker already, is left out, so a backlog stays in Postgres
-where priorities and pauses can still reach it. Any number of relays may run.
+queue that an operator paused is left out, and the others get no more than their workers take in a moment, so a backlog
+stays in Postgres where priorities and pauses still reach it. Any number of relays may run.
 """
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from threading import Event
 
 import redis
@@ -21,11 +22,11 @@ from workers import ledger, logs, rescue
 from workers.delivery import Delivery
 from workers.entry import enter, stop_signal
 from workers.process import STALE_AFTER, Presence
+from workers.reach import Reach
 from workers.runtime import Runtime
 
-#: Runs pushed in one transaction, and messages a queue may have on the broker before the relay leaves it alone.
+#: Runs of one queue pushed in one transaction.
 BATCH = 1_000
-WINDOW = 10_000
 #: Seconds between two looks when nothing was due, between two rescues, and after something was away.
 IDLE = 0.05
 RESCUE_EVERY = 2.0
@@ -46,16 +47,19 @@ class Relay:
     def __init__(self, engine: Engine, delivery: Delivery) -> None:
         self._engine = engine
         self._delivery = delivery
+        self._reach = Reach()
         self._looked_at = self._steady_since = -math.inf
 
     def push(self) -> int:
         """Push one set of due runs; return how many."""
-        queues = self._open_queues()
-        if not queues:
+        rooms = self._rooms()
+        if not rooms:
             return 0
         with self._engine.begin() as connection:
-            due = ledger.take_due(connection, queues, BATCH)
+            due = ledger.take_due(connection, rooms)
             self._delivery.push((run.queue, run.job, run.run_id, run.pushes > 1) for run in due)
+        for queue, count in Counter(run.queue for run in due).items():
+            self._reach.pushed(queue, count)
         return len(due)
 
     def rescue(self) -> None:
@@ -76,11 +80,13 @@ class Relay:
         self._looked_at = now
         return now - self._steady_since >= STALE_AFTER
 
-    def _open_queues(self) -> Sequence[str]:
+    def _rooms(self) -> dict[str, int]:
+        """Return how many runs may be pushed, by queue; queues without room are left out."""
         with self._engine.begin() as connection:
             queues = list(connection.execute(OPEN_QUEUES).scalars())
         lengths = self._delivery.lengths(queues)
-        return [queue for queue in queues if lengths[queue] < WINDOW]
+        rooms = {queue: min(BATCH, self._reach.room(queue, lengths[queue])) for queue in queues}
+        return {queue: room for queue, room in rooms.items() if room}
 
 
 def know_queues(engine: Engine, names: Iterable[str]) -> None:

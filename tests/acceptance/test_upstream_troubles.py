@@ -52,7 +52,7 @@ def test_a_sync_outwaits_a_warehouse_that_does_not_answer_and_other_work_goes_on
     try:
         waiting = proof.run(stage, "warehouse.sync")
         proof.succeeded(stage, proof.run(stage, "search.verify"))
-        stage.wait_for("a failed attempt", lambda: proof.attempts(stage, waiting) == ["failed"], seconds=60)
+        stage.wait_for("a failed attempt", lambda: "failed" in proof.attempts(stage, waiting), seconds=60)
         assert "warehouse did not answer in time" in proof.error(stage, waiting)
     finally:
         stage.upstreams.resume()
@@ -81,7 +81,7 @@ def test_a_wrong_token_ends_the_run_with_a_sentence_and_the_right_one_lets_it_ru
 def test_a_page_that_is_no_json_is_asked_for_again_later(stage: Stage) -> None:
     stage.upstreams.admin.faults(page_not_json_rate=1)
     waiting = proof.run(stage, "warehouse.sync")
-    stage.wait_for("a failed attempt", lambda: proof.attempts(stage, waiting) == ["failed"], seconds=60)
+    stage.wait_for("a failed attempt", lambda: "failed" in proof.attempts(stage, waiting), seconds=60)
     assert "not JSON" in proof.error(stage, waiting)
     assert stage.number(proof.STATE, run=waiting, state="dead") == 0
     stage.upstreams.admin.reset_faults()

@@ -64,7 +64,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def relay_dies_between_push_and_commit(self) -> None:
         with self.engine.connect() as connection:
-            due = ledger.take_due(connection, ["trial"], 100)
+            due = ledger.take_due(connection, {"trial": 100})
             Delivery(self.runtime.redis).push((run.queue, run.job, run.run_id, run.pushes > 1) for run in due)
             connection.rollback()
 

@@ -115,7 +115,7 @@ def test_a_claim_waits_for_a_relay_that_has_pushed_and_not_committed(engine: Eng
     (run_id,) = enqueue(engine)
     process = worker(engine)
     with ThreadPoolExecutor(1) as pool, engine.connect() as relay:
-        assert [due.run_id for due in ledger.take_due(relay, ["trial"], 10)] == [run_id]
+        assert [due.run_id for due in ledger.take_due(relay, {"trial": 10})] == [run_id]
         claiming = pool.submit(take, engine, process, run_id)
         waiting = (
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
@@ -249,7 +249,7 @@ def test_a_run_may_be_snoozed_more_often_than_two_bytes_can_count(engine: Engine
     (run_id,) = enqueue(engine)
     rows.change(engine, "UPDATE runs SET attempt = 32767, pushes = 32767")
     with engine.begin() as connection:
-        ledger.take_due(connection, ["trial"], 10)
+        ledger.take_due(connection, {"trial": 10})
     (claimed,) = take(engine, worker(engine), run_id)
     with engine.begin() as connection:
         at = "2026-11-23T05:00:00Z"
@@ -289,11 +289,11 @@ def test_what_is_due_is_taken_oldest_first_and_counted(engine: Engine) -> None:
     ids = enqueue(engine, 3)
     rows.change(engine, "UPDATE runs SET due_at = now() - id * interval '1 s'")
     with engine.begin() as connection:
-        assert [due.run_id for due in ledger.take_due(connection, ["trial"], 2)] == ids[1:]
+        assert [due.run_id for due in ledger.take_due(connection, {"trial": 2})] == [ids[2], ids[1]]
     with engine.begin() as connection:
-        assert [(due.run_id, due.pushes) for due in ledger.take_due(connection, ["trial"], 9)] == [(ids[0], 1)]
+        assert [(due.run_id, due.pushes) for due in ledger.take_due(connection, {"trial": 9})] == [(ids[0], 1)]
     with engine.begin() as connection:
-        assert ledger.take_due(connection, ["trial"], 9) == []
+        assert ledger.take_due(connection, {"trial": 9}) == []
 
 
 def test_a_key_holds_one_run_until_it_is_claimed(engine: Engine) -> None:
