@@ -14,12 +14,15 @@ Files with a leading underscore are machinery; every other file of this folder i
 
 from jobs._arguments import BadArguments
 from jobs._context import Context
-from jobs._job import Job, UnknownJob, all_jobs, find, handler_of, job, load
+from jobs._enqueue import WRITTEN, Written
+from jobs._job import Job, Priority, UnknownJob, all_jobs, find, handler_of, job, load
 from jobs._policy import Backoff
 from jobs._schedule import BadRule, Rule, cron, every
 from jobs._signals import Cancel, Interrupted, Snooze
+from jobs._unique import Unique
 
 __all__ = [
+    "WRITTEN",
     "Backoff",
     "BadArguments",
     "BadRule",
@@ -27,9 +30,12 @@ __all__ = [
     "Context",
     "Interrupted",
     "Job",
+    "Priority",
     "Rule",
     "Snooze",
+    "Unique",
     "UnknownJob",
+    "Written",
     "all_jobs",
     "cron",
     "every",

@@ -28,17 +28,26 @@ class BadArguments(ValueError):  # noqa: N818 - reads as what it is in a message
 def schema(function: Callable[..., Any]) -> type[BaseModel]:
     """Return the model of a job function's keyword arguments; unknown names are refused."""
     hints = get_type_hints(function)
-    parameters = list(inspect.signature(function).parameters.values())[1:]
-    fields: dict[str, Any] = {
-        p.name: (hints[p.name], ... if p.default is inspect.Parameter.empty else p.default) for p in parameters
-    }
+    fields: dict[str, Any] = {name: (hints[name], defaults(function).get(name, ...)) for name in parameters(function)}
     return create_model(function.__name__, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
+
+
+@cache
+def parameters(function: Callable[..., Any]) -> list[str]:
+    """Return the names of a job function's arguments."""
+    return list(inspect.signature(function).parameters)[1:]
+
+
+@cache
+def defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the values of a job function's arguments that have one without being given."""
+    named = list(inspect.signature(function).parameters.values())[1:]
+    return {p.name: p.default for p in named if p.default is not inspect.Parameter.empty}
 
 
 def required(function: Callable[..., Any]) -> list[str]:
     """Return the names of a job function's arguments that have no default."""
-    parameters = list(inspect.signature(function).parameters.values())[1:]
-    return [p.name for p in parameters if p.default is inspect.Parameter.empty]
+    return [name for name in parameters(function) if name not in defaults(function)]
 
 
 def accept(name: str, function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:

@@ -6,35 +6,37 @@ transaction; if the caller rolls back, the run never existed.
 """
 
 import importlib
-import json
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from difflib import get_close_matches
+from enum import IntEnum
 from typing import Any, Concatenate, Generic, ParamSpec
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 import jobs
 from integrations import EventKey, Integration
-from jobs._arguments import BadArguments, accept, required, restore
+from jobs._arguments import BadArguments, accept, defaults, parameters, required, restore
 from jobs._context import Context
+from jobs._enqueue import Item, Order, write, write_many
 from jobs._policy import Backoff
 from jobs._schedule import BadRule, Rule
+from jobs._unique import Unique
 
 P = ParamSpec("P")
 Result = dict[str, Any] | None
 
-INSERT = text("""
-    INSERT INTO runs (job, queue, args, max_attempts, due_at, unique_key, schedule, slot_at, event_id)
-    VALUES (:job, :queue, CAST(:args AS jsonb), :max_attempts, coalesce(:due_at, now()), :unique_key,
-            :schedule, :slot_at, :event_id)
-    ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL DO NOTHING
-    RETURNING id
-""")
-HOLDER = text("SELECT id FROM runs WHERE unique_key = :unique_key FOR UPDATE")
+
+class Priority(IntEnum):
+    """Of the runs of a queue that are due, those of a lower number are pushed first."""
+
+    URGENT = 0
+    HIGH = 1
+    NORMAL = 2
+    BULK = 3
 
 
 class UnknownJob(LookupError):  # noqa: N818 - reads as what it is in a message
@@ -58,6 +60,18 @@ class Job(Generic[P]):
     on: tuple[EventKey, ...]
     #: Upstreams it cannot do without: while an operator pauses one of them, runs are snoozed.
     needs: tuple[type[Integration], ...]
+    priority: Priority = Priority.NORMAL
+    #: Which of its runs count as the same.
+    unique: Unique | None = None
+    #: Name of the argument that says what a run is about. Runs with the same value share `per_key` and `ordered`, and
+    #: the values take turns, so that one with many runs does not keep the others waiting.
+    key: str | None = None
+    #: Runs under way at the same time, on all workers together: of the job, and of one key.
+    limit: int | None = None
+    per_key: int | None = None
+    #: Runs of one key are executed one at a time in the order of their enqueue. A run that will be retried holds the
+    #: others back; one that is dead does not.
+    ordered: bool = False
     #: Options of one enqueue, set by `options`.
     due_at: datetime | None = None
     unique_key: str | None = None
@@ -76,6 +90,7 @@ class Job(Generic[P]):
         self,
         *,
         due_at: datetime | None = None,
+        priority: Priority | None = None,
         unique_key: str | None = None,
         slot: tuple[str, datetime] | None = None,
         event_id: int | None = None,
@@ -84,11 +99,13 @@ class Job(Generic[P]):
 
         Args:
             due_at: Not before this moment.
+            priority: Instead of the job's own.
             unique_key: While a run with this key waits for a worker, enqueue returns that run instead of a new one.
             slot: Schedule and nominal time that planned it.
             event_id: Webhook that caused it.
         """
-        return replace(self, due_at=due_at, unique_key=unique_key, slot=slot, event_id=event_id)
+        urgency = self.priority if priority is None else priority
+        return replace(self, due_at=due_at, priority=urgency, unique_key=unique_key, slot=slot, event_id=event_id)
 
     def enqueue(self, session: Session | Connection, /, *args: P.args, **kwargs: P.kwargs) -> int:
         """Write a run in the caller's transaction and return its id.
@@ -100,24 +117,47 @@ class Job(Generic[P]):
             raise BadArguments(f"job {self.name}: give its arguments by name: a run keeps names, not places")
         return self.insert(session, accept(self.name, self.function, dict(kwargs)))
 
+    def enqueue_many(self, session: Session | Connection, items: Iterable[Mapping[str, Any]]) -> list[int]:
+        """Write a run for each set of arguments, thousands with one statement, and return the ids in order.
+
+        Of a job with unique runs, those that meet another one are left out.
+
+        Raises:
+            BadArguments: As `enqueue`; then nothing more is written, and the caller rolls back.
+        """
+        accepted = (self._item(accept(self.name, self.function, dict(item))) for item in items)
+        return write_many(session, self._order(), accepted)
+
     def insert(self, session: Session | Connection, arguments: dict[str, Any]) -> int:
-        """Write a run with accepted arguments; with a unique key, return the run that already waits under it."""
+        """Write a run with accepted arguments; with a unique key, return the run that holds it already."""
+        return write(session, self._order(), self._item(arguments))
+
+    def _order(self) -> Order:
         schedule, slot_at = self.slot or (None, None)
-        values = {
-            "job": self.name,
-            "queue": self.queue,
-            "args": json.dumps(arguments),
-            "max_attempts": self.max_attempts,
-            "due_at": self.due_at,
-            "unique_key": self.unique_key,
-            "schedule": schedule,
-            "slot_at": slot_at,
-            "event_id": self.event_id,
-        }
-        while True:  # the holder of the key may be claimed between the two statements: then the key is free again
-            found = session.execute(INSERT, values).scalar() or session.execute(HOLDER, values).scalar()
-            if found is not None:
-                return int(found)
+        unique = Unique() if self.unique_key is not None else self.unique
+        return Order(
+            self.name,
+            self.queue,
+            int(self.priority),
+            self.max_attempts,
+            self.due_at,
+            unique,
+            schedule,
+            slot_at,
+            self.event_id,
+        )
+
+    def _item(self, arguments: dict[str, Any]) -> Item:
+        unique_key = self.unique_key
+        if unique_key is None and self.unique is not None:
+            unique_key = self.unique.key(self.name, defaults(self.function) | arguments)
+        return Item(arguments, self.key_of(arguments), unique_key)
+
+    def key_of(self, arguments: Mapping[str, Any]) -> str | None:
+        """Return the key of a run; the empty one is shared by all runs of a job that has limits and no key."""
+        if self.key is not None:
+            return str((defaults(self.function) | dict(arguments))[self.key])
+        return "" if self.limit is not None or self.ordered else None
 
 
 _registry: dict[str, Job[Any]] = {}
@@ -132,6 +172,12 @@ def job(
     schedule: Rule | None = None,
     on: Iterable[EventKey] = (),
     needs: Iterable[type[Integration]] = (),
+    priority: Priority = Priority.NORMAL,
+    unique: Unique | None = None,
+    key: str | None = None,
+    limit: int | None = None,
+    per_key: int | None = None,
+    ordered: bool = False,
 ) -> Callable[[Callable[Concatenate[Context, P], Result]], Job[P]]:
     """Record a function as a job.
 
@@ -143,6 +189,12 @@ def job(
         schedule: A rule in time.
         on: Events whose arrival enqueues it.
         needs: Upstreams whose pause holds its runs.
+        priority: Who goes first of the due runs of a queue.
+        unique: Which of its runs count as the same.
+        key: Argument that says what a run is about; its values take turns.
+        limit: Runs under way at the same time, on all workers together.
+        per_key: The same for runs with one key.
+        ordered: Execute the runs of one key one at a time, in order.
     """
 
     def record(function: Callable[Concatenate[Context, P], Result]) -> Job[P]:
@@ -152,12 +204,44 @@ def job(
         if schedule is not None and (needed := required(function)):
             raise ValueError(f"job {name} has a schedule, which gives no arguments: give {needed[0]!r} a default")
         recorded = Job(
-            name, function, queue, max_attempts, time_limit, backoff or Backoff(), schedule, tuple(on), tuple(needs)
+            name,
+            function,
+            queue,
+            max_attempts,
+            time_limit,
+            backoff or Backoff(),
+            schedule,
+            tuple(on),
+            tuple(needs),
+            priority,
+            unique,
+            key,
+            limit,
+            per_key,
+            ordered,
         )
+        _check_sharing(recorded)
         _registry[name] = recorded
         return recorded
 
     return record
+
+
+def _check_sharing(job: Job[Any]) -> None:
+    """Refuse what makes no sense together, where it is declared.
+
+    Raises:
+        ValueError: The message says what and why.
+    """
+    named = {*([job.key] if job.key else []), *((job.unique.by or ()) if job.unique else ())}
+    if unknown := sorted(named - set(parameters(job.function))):
+        raise ValueError(f"job {job.name} has no argument {unknown[0]!r} that a key could be taken from")
+    if job.per_key is not None and job.key is None:
+        raise ValueError(f"job {job.name} limits each key and has none: say key='...', or use limit=")
+    if job.on and job.key not in {None, "event_id"}:
+        raise ValueError(f"job {job.name} answers events, which bring only event_id: it has no other key")
+    if any(most is not None and most < 1 for most in (job.limit, job.per_key)):
+        raise ValueError(f"job {job.name}: a limit below 1 would hold its runs for ever; pause the job instead")
 
 
 def load() -> dict[str, Job[Any]]:

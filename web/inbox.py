@@ -38,9 +38,10 @@ EVENTS = """
 """
 RUNS = """
     WITH made AS (
-        INSERT INTO runs (job, queue, args, max_attempts, event_id)
-        SELECT job, queue, jsonb_build_object('event_id', event_id), max_attempts, event_id
-        FROM unnest(%s::text[], %s::text[], %s::smallint[], %s::bigint[]) AS given (job, queue, max_attempts, event_id)
+        INSERT INTO runs (job, queue, priority, key, args, max_attempts, event_id)
+        SELECT job, queue, priority, key, jsonb_build_object('event_id', event_id), max_attempts, event_id
+        FROM unnest(%s::text[], %s::text[], %s::smallint[], %s::text[], %s::smallint[], %s::bigint[])
+            AS given (job, queue, priority, key, max_attempts, event_id)
         RETURNING id, event_id
     )
     UPDATE events SET run_id = made.id FROM made WHERE events.id = made.event_id
@@ -249,6 +250,8 @@ def _runs(caused: Sequence[tuple[Arrival, int]]) -> list[list[Any]]:
     return [
         [job.name for job in handlers],
         [job.queue for job in handlers],
+        [job.priority for job in handlers],
+        [job.key_of({"event_id": event_id}) for job, (_, event_id) in zip(handlers, caused, strict=True)],
         [job.max_attempts for job in handlers],
         [event_id for _, event_id in caused],
     ]

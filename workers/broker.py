@@ -14,6 +14,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import dramatiq
@@ -27,6 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs import all_jobs
 from workers import ledger, logs
+from workers.bell import Bell
 from workers.delivery import NAMESPACE, Delivery
 from workers.executor import Executor
 from workers.outcomes import Outcomes
@@ -56,7 +58,8 @@ class Holding:
     def __init__(self, runtime: Runtime, *, threads: int, queues: Sequence[str]) -> None:
         self.runtime = runtime
         self.window = Window(threads)
-        self.outcomes = Outcomes(runtime.machinery)
+        self._bell = Bell(runtime.redis)
+        self.outcomes = Outcomes(runtime.machinery, self._ring)
         self.executor = Executor(runtime, self.outcomes, self.window)
         self.presence = Presence(
             runtime.machinery, "worker", queues=queues, threads=threads, held=self.executor.compare
@@ -67,6 +70,10 @@ class Holding:
         """Enter the process's row and start writing outcomes."""
         self.outcomes.start()
         self.presence.start()
+
+    def _ring(self) -> None:
+        with suppress(redis.RedisError):  # a relay looks by itself in a moment
+            self._bell.ring()
 
     def interrupt(self) -> None:
         """Claim nothing more, and tell running jobs: Dramatiq stops its consumers only once its threads are done."""

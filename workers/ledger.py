@@ -42,7 +42,8 @@ CLAIM = text("""
     )
     UPDATE runs r
     SET state = 'running', attempt = r.attempt + 1, process_id = :process_id, started_at = now(), pushes = 0,
-        unique_key = NULL, progress = NULL, result = NULL, error = NULL
+        unique_key = CASE WHEN r.unique_while IN ('unfinished', 'window') THEN r.unique_key END,
+        progress = NULL, result = NULL, error = NULL
     FROM allowed a WHERE r.id = a.id
     RETURNING r.id, r.job, r.args, r.attempt, r.failures, r.max_attempts, r.slot_at, r.key
 """)
@@ -65,6 +66,7 @@ FINISH = text(f"""
             due_at = CASE WHEN {AGAIN} THEN now() + e.delay * interval '1 second' ELSE r.due_at END,
             finished_at = CASE WHEN {AGAIN} THEN NULL ELSE now() END,
             failures = r.failures + e.counts::int, deaths = 0, queued_at = NULL, cancel_requested_at = NULL,
+            unique_key = CASE WHEN r.unique_while = 'window' OR {AGAIN} THEN r.unique_key END,
             error = e.error, result = e.result
         FROM endings e JOIN held h ON h.id = e.run_id
         WHERE r.id = e.run_id AND r.state = 'running' AND r.attempt = e.attempt
@@ -85,7 +87,7 @@ DUE = text("""
             SELECT oldest.id FROM generate_series(0, 3) AS level CROSS JOIN LATERAL (
                 SELECT id FROM runs
                 WHERE state = 'waiting' AND key IS NULL AND queue = open.name AND priority = level AND due_at <= now()
-                    AND job <> ALL(CAST(:held AS text[]))
+                    AND job <> ALL(CAST(:held AS text[])) AND (CAST(:only AS text) IS NULL OR job = :only)
                 ORDER BY due_at, id LIMIT open.room FOR UPDATE SKIP LOCKED
             ) AS oldest LIMIT open.room
         ) AS found
@@ -137,6 +139,8 @@ class Ending:
     error_class: str | None = None
     traceback: str | None = None
     result: dict[str, Any] | None = None
+    #: Its run shared limits: whoever decides about the next one should look now.
+    limited: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,9 @@ def finish(connection: Connection, endings: Iterable[Ending]) -> int:
     return len(connection.execute(FINISH, {"endings": _json([asdict(e) for e in first.values()])}).all())
 
 
-def take_due(connection: Connection, rooms: Mapping[str, int], held: Sequence[str] = ()) -> list[Due]:
+def take_due(
+    connection: Connection, rooms: Mapping[str, int], held: Sequence[str] = (), *, only: str | None = None
+) -> list[Due]:
     """Mark due runs without a key as queued, by priority and then the oldest first; push them before the commit.
 
     Queue by queue, because the backlog of a paused queue would otherwise be read past at every look.
@@ -182,8 +188,9 @@ def take_due(connection: Connection, rooms: Mapping[str, int], held: Sequence[st
         connection: The caller's transaction.
         rooms: How many runs may be taken, by queue.
         held: Jobs that are left alone.
+        only: The one job to look for; all when None.
     """
-    values = {"queues": list(rooms), "rooms": list(rooms.values()), "held": list(held)}
+    values = {"queues": list(rooms), "rooms": list(rooms.values()), "held": list(held), "only": only}
     return in_order(Due(*row) for row in connection.execute(DUE, values))
 
 

@@ -7,6 +7,7 @@ Nobody acts on an outcome before it is written: to the broker the run was acknow
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Condition, Thread
@@ -30,10 +31,12 @@ class Outcomes:
 
     Args:
         engine: The database.
+        make_room: Called after the end of runs that shared limits was written: others may go now. Never raises.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, make_room: Callable[[], None] = lambda: None) -> None:
         self._engine = engine
+        self._make_room = make_room
         self._endings: list[Ending] = []
         self._unwritten: Counter[int] = Counter()
         self._lines: list[dict[str, Any]] = []
@@ -158,6 +161,8 @@ class Outcomes:
                 ledger.write_progress(connection, steps)
             if endings:
                 ledger.finish(connection, endings)
+        if any(ending.limited for ending in endings):
+            self._make_room()
 
 
 def _may_pass(error: Exception) -> bool:

@@ -9,7 +9,7 @@ stays in Postgres where priorities and pauses still reach it. Any number of rela
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from threading import Event
 
 import redis
@@ -18,9 +18,13 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 import jobs
-from workers import ledger, logs, rescue
+from workers import gates, ledger, logs, rescue
+from workers.admission import Admission
+from workers.bell import Bell
 from workers.delivery import Delivery
 from workers.entry import enter, stop_signal
+from workers.gates import Gates
+from workers.ledger import Due
 from workers.process import STALE_AFTER, Presence
 from workers.reach import Reach
 from workers.runtime import Runtime
@@ -33,7 +37,6 @@ RESCUE_EVERY = 2.0
 PAUSE = 1.0
 
 KNOW_QUEUES = text("INSERT INTO queues (name) SELECT unnest(CAST(:names AS text[])) ON CONFLICT DO NOTHING")
-OPEN_QUEUES = text("SELECT name FROM queues WHERE paused_at IS NULL ORDER BY name")
 
 
 class Relay:
@@ -48,23 +51,50 @@ class Relay:
         self._engine = engine
         self._delivery = delivery
         self._reach = Reach()
+        self._admission = Admission()
         self._looked_at = self._steady_since = -math.inf
 
     def push(self) -> int:
         """Push one set of due runs; return how many."""
-        rooms = self._rooms()
-        if not rooms:
-            return 0
         with self._engine.begin() as connection:
-            due = ledger.take_due(connection, rooms)
-            self._delivery.push((run.queue, run.job, run.run_id, run.pushes > 1) for run in due)
-        for queue, count in Counter(run.queue for run in due).items():
+            found = gates.read(connection)
+        rooms = self._rooms(found.queues)
+        pushed = self._push_free(found, rooms)
+        if found.keyed or found.limited or found.ramps:
+            pushed += self._push_limited(found, rooms - pushed)
+        for queue, count in pushed.items():
             self._reach.pushed(queue, count)
-        return len(due)
+        return pushed.total()
+
+    def _rooms(self, queues: Iterable[str]) -> Counter[str]:
+        """Return how many runs may be pushed, by queue; queues without room are left out."""
+        lengths = self._delivery.lengths(list(queues))
+        rooms = {queue: min(BATCH, self._reach.room(queue, length)) for queue, length in lengths.items()}
+        return Counter({queue: room for queue, room in rooms.items() if room})
+
+    def _push_free(self, found: Gates, rooms: Mapping[str, int]) -> Counter[str]:
+        """Push runs that share no limits; any number of relays do so side by side."""
+        free = {queue: room for queue, room in rooms.items() if queue not in found.limited}
+        held = [*found.jobs, *(job for job, key in found.ramps if job and not key)]
+        if not free:
+            return Counter()
+        with self._engine.begin() as connection:
+            return self._deliver(ledger.take_due(connection, free, held))
+
+    def _push_limited(self, found: Gates, rooms: Mapping[str, int]) -> Counter[str]:
+        """Push runs that share limits, unless another relay does so at the moment."""
+        with self._engine.begin() as connection:
+            return self._deliver(self._admission.take(connection, found, rooms))
+
+    def _deliver(self, due: Sequence[Due]) -> Counter[str]:
+        self._delivery.push((run.queue, run.job, run.run_id, run.pushes > 1) for run in due)
+        return Counter(run.queue for run in due)
 
     def rescue(self) -> None:
         """Take back what was lost."""
         try:
+            with self._engine.begin() as connection:
+                gates.lift(connection)
             lost, forgotten = rescue.rescue(self._engine, self._delivery, bury=self._steady())
         except SQLAlchemyError:
             self._looked_at = -math.inf
@@ -79,14 +109,6 @@ class Relay:
             self._steady_since = now
         self._looked_at = now
         return now - self._steady_since >= STALE_AFTER
-
-    def _rooms(self) -> dict[str, int]:
-        """Return how many runs may be pushed, by queue; queues without room are left out."""
-        with self._engine.begin() as connection:
-            queues = list(connection.execute(OPEN_QUEUES).scalars())
-        lengths = self._delivery.lengths(queues)
-        rooms = {queue: min(BATCH, self._reach.room(queue, lengths[queue])) for queue in queues}
-        return {queue: room for queue, room in rooms.items() if room}
 
 
 def know_queues(engine: Engine, names: Iterable[str]) -> None:
@@ -107,6 +129,7 @@ def main() -> None:
 def serve(runtime: Runtime, stopping: Event) -> None:
     """Push and rescue until told to stop; what is away is waited for."""
     relay = Relay(runtime.engine, Delivery(runtime.redis))
+    bell = Bell(runtime.redis)
     rescue_at = time.monotonic()
     known = False
     while not stopping.is_set():
@@ -117,12 +140,12 @@ def serve(runtime: Runtime, stopping: Event) -> None:
             if time.monotonic() >= rescue_at:
                 relay.rescue()
                 rescue_at = time.monotonic() + RESCUE_EVERY
-            pause = 0.0 if relay.push() else IDLE
+            if not relay.push():
+                bell.wait(IDLE)
         except (redis.RedisError, SQLAlchemyError) as error:
             away = "Redis" if isinstance(error, redis.RedisError) else "Postgres"
             logs.get().warning("the relay waits", away=away, reason=str(error).splitlines()[0])
-            pause = PAUSE
-        stopping.wait(pause)
+            stopping.wait(PAUSE)
 
 
 if __name__ == "__main__":

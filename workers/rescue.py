@@ -47,7 +47,9 @@ TAKE_BACK = text("""
         FROM runs r JOIN lost l ON l.id = r.id
     ), moved AS (
         UPDATE runs r
-        SET state = v.next, failures = r.failures + 1, deaths = r.deaths + 1, queued_at = NULL, error = v.why,
+        SET state = v.next,
+            unique_key = CASE WHEN r.unique_while = 'window' OR v.next = 'waiting' THEN r.unique_key END,
+            failures = r.failures + 1, deaths = r.deaths + 1, queued_at = NULL, error = v.why,
             due_at = now() + :pause * power(2, r.deaths) * interval '1 second',
             finished_at = CASE WHEN v.next = 'waiting' THEN NULL ELSE now() END, cancel_requested_at = NULL
         FROM verdict v WHERE r.id = v.id AND r.state = 'running' AND r.attempt = v.attempt

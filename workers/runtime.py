@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 import integrations
 import jobs
 from integrations import Integration
+from workers.announcing import Announcer
 from workers.settings import Settings
 
 #: Connections for heartbeat, outcomes and one claim per queue; each is held for one statement.
@@ -22,6 +23,8 @@ MACHINERY_CONNECTIONS = 16
 #: Seconds a connection may take to open, and an answer of Redis may take to come.
 CONNECT_TIMEOUT = 5
 ANSWER_TIMEOUT = 5.0
+#: Seconds that whoever has just committed waits for Redis; the relay does what could not be announced.
+ANNOUNCE_TIMEOUT = 0.25
 #: A database host that vanishes without a word is noticed within about 25 s instead of many minutes.
 NOTICE_SILENCE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
 
@@ -73,20 +76,19 @@ class Runtime:
 
     @cached_property
     def sessions(self) -> sessionmaker[Session]:
-        """Sessions on the database."""
-        return sessionmaker(self.engine, expire_on_commit=False)
+        """Sessions on the database; what they enqueue is announced right after their commit."""
+        made = sessionmaker(self.engine, expire_on_commit=False)
+        self._announcer.listen(made)
+        return made
+
+    @cached_property
+    def _announcer(self) -> Announcer:
+        return Announcer(_connect_redis(self.settings.broker_url, ANNOUNCE_TIMEOUT))
 
     @cached_property
     def redis(self) -> redis.Redis:
         """The broker's Redis: no hidden retries, because a command that is sent twice may act twice."""
-        pool = redis.ConnectionPool.from_url(
-            self.settings.broker_url,
-            max_connections=500,
-            socket_timeout=ANSWER_TIMEOUT,
-            socket_connect_timeout=CONNECT_TIMEOUT,
-            retry=None,
-        )
-        return redis.Redis(connection_pool=pool)
+        return _connect_redis(self.settings.broker_url, ANSWER_TIMEOUT)
 
     def use(self, kind: type[Integration]) -> Integration:
         """Return the configured integration of this class.
@@ -124,3 +126,10 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _connect_redis(url: str, timeout: float) -> redis.Redis:
+    pool = redis.ConnectionPool.from_url(
+        url, max_connections=500, socket_timeout=timeout, socket_connect_timeout=timeout, retry=None
+    )
+    return redis.Redis(connection_pool=pool)

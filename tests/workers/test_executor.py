@@ -132,8 +132,8 @@ def test_a_run_whose_claim_never_reached_the_worker_is_given_back(
 ) -> None:
     monkeypatch.setattr("workers.process.BEAT", 0.1)
     with working() as broker:
+        run_id = enqueue(engine, effect, key="a")
         with engine.begin() as connection:
-            run_id = effect.enqueue(connection, key="a")
             ledger.claim(connection, [run_id], broker.holding.presence.id, [effect.name])
             connection.execute(text("UPDATE runs SET started_at = now() - interval '11 seconds'"))
         rows.until(lambda: rows.outcomes(engine, run_id) == ["lost", "succeeded"])

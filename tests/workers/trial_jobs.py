@@ -26,6 +26,33 @@ def effect(context: Context, *, key: str, seconds: float = 0) -> dict[str, Any]:
     return {"key": key}
 
 
+@job(queue="trial", key="tenant", per_key=2, limit=3)
+def shared(context: Context, *, tenant: str, seconds: float = 0) -> None:
+    """Leave one row, of each tenant two and of all three at a time."""
+    _leave(context, tenant, seconds)
+
+
+@job(queue="trial", key="sku", ordered=True, max_attempts=2, backoff=QUICK)
+def serial(context: Context, *, sku: str, number: int, failures: int = 0) -> None:
+    """Leave one row, for each sku in the order of enqueue; fail the first attempts."""
+    if context.attempt <= failures:
+        raise RuntimeError("not yet")
+    _leave(context, f"{sku} {number}", 0)
+
+
+@job(queue="trial", key="tenant")
+def in_turn(context: Context, *, tenant: str) -> None:
+    """Leave one row; the tenants take turns."""
+    _leave(context, tenant, 0)
+
+
+def _leave(context: Context, key: str, seconds: float) -> None:
+    with context.transaction() as session:
+        values = {"run": context.run_id, "key": key}
+        session.execute(text("INSERT INTO effects (run_id, key) VALUES (:run, :key)"), values)
+    time.sleep(seconds)
+
+
 @job(queue="trial", max_attempts=3, backoff=QUICK)
 def fail(context: Context, *, times: int = 99) -> dict[str, Any]:
     """Fail the first so many attempts."""

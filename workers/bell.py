@@ -1,0 +1,43 @@
+"""The bell that wakes a relay: something became due, or a key has room again.
+
+A relay that found nothing to do waits a moment before it looks again. Whoever knows better rings, so that a run that
+shares limits starts when its turn comes and not at the next look. Nothing depends on it: a bell that nobody hears only
+costs that moment.
+"""
+
+import redis
+
+from workers.delivery import NAMESPACE
+
+#: Rings that wait to be heard; one relay hears each.
+MOST_RINGS = 4
+_KEY = f"{NAMESPACE}:relay.bell"
+_RING = "if redis.call('llen', KEYS[1]) < tonumber(ARGV[1]) then redis.call('rpush', KEYS[1], '1') end"
+
+
+class Bell:
+    """One bell for all relays.
+
+    Args:
+        client: A Redis client without hidden retries.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._ring = client.register_script(_RING)
+
+    def ring(self) -> None:
+        """Wake a relay.
+
+        Raises:
+            redis.RedisError: Redis is away.
+        """
+        self._ring(keys=[_KEY], args=[MOST_RINGS])
+
+    def wait(self, seconds: float) -> None:
+        """Return when somebody rang, or after the given time.
+
+        Raises:
+            redis.RedisError: Redis is away.
+        """
+        self._client.blpop([_KEY], timeout=seconds)
