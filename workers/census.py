@@ -42,6 +42,10 @@ class QueueView:
     reason: str | None
     #: Live worker processes that serve it.
     workers: int
+    #: When its pause ends by itself.
+    paused_until: datetime | None = None
+    #: Runs of it that may be under way at the same time; empty for no limit.
+    concurrency: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +245,7 @@ QUEUES = text("""
     SELECT name, least(coalesce(waiting, 0), :cap) AS waiting, least(coalesce(due, 0), :cap) AS due,
            coalesce(queued, 0) AS queued, coalesce(running, 0) AS running, oldest_due_at,
            extract(epoch FROM now() - oldest_due_at)::float8 AS oldest_due_seconds,
-           paused_at, paused_by, reason, coalesce(workers, 0) AS workers
+           paused_at, paused_by, reason, paused_until, concurrency, coalesce(workers, 0) AS workers
     FROM names LEFT JOIN counted USING (name) LEFT JOIN queues USING (name) LEFT JOIN serving USING (name)
     ORDER BY name
 """)

@@ -90,7 +90,7 @@ def lift(connection: Connection) -> None:
 
 def ramp(since: float, seconds: int) -> int:
     """Return how many runs may be under way so many seconds after a resume with a ramp of that length."""
-    return math.ceil(2 ** (DOUBLINGS * min(1.0, max(0.0, since) / seconds)))
+    return math.floor(2 ** (DOUBLINGS * min(1.0, max(0.0, since) / seconds)))
 
 
 def _most(concurrency: int | None, since: float | None, seconds: int | None) -> int | None:

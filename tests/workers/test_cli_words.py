@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 from integrations import Unavailable
 from models import State
 from workers.actions import Refused
+from workers.blockers import Blocker
 from workers.cli.failures import explain
 from workers.cli.life import Life, why, word
 from workers.cli.moments import moment, span, when
@@ -36,30 +37,18 @@ RUN: dict[str, Any] = {
 }
 
 
-def life(*, paused_by: str | None = None, workers: int = 1, relays: int = 1, **run: Any) -> Life:
-    return Life(
-        run=RUN | run,
-        now=NOW,
-        paused_at=NOW if paused_by else None,
-        paused_by=paused_by,
-        reason="they move house" if paused_by else None,
-        host="mill",
-        pid=12,
-        workers=workers,
-        relays=relays,
-    )
+def life(blocker: Blocker | None = None, **run: Any) -> Life:
+    return Life(run=RUN | run, now=NOW, host="mill", pid=12, blocker=blocker)
 
 
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        (life(), "goes to the broker in a moment"),
-        (life(relays=0), "no relay lives"),
-        (life(workers=0), "no live worker serves queue warehouse"),
-        (life(paused_by="kim", workers=0), "kim paused queue warehouse (they move house)"),
-        (life(due_at=NOW + timedelta(minutes=3)), "waits until 2026-11-23 05:03:00 UTC, in 3 min"),
-        (life(due_at=NOW + timedelta(minutes=3), failures=2, error="away"), "after failure 2 of 10: away"),
-        (life(state=State.QUEUED, workers=2), "waits for one of 2 workers"),
+        (life(Blocker("line", "waits for its turn")), "waits for its turn"),
+        (
+            life(Blocker("held", "waits because kim said so", NOW, NOW + timedelta(minutes=3))),
+            "since 2026-11-23 05:00:00 UTC, until 2026-11-23 05:03:00 UTC, in 3 min",
+        ),
         (life(state=State.RUNNING, started_at=NOW, attempt=2), "in attempt 2 on mill, process 12"),
         (life(state=State.RUNNING, started_at=NOW, cancel_requested_at=NOW), "was asked to stop"),
         (life(state=State.SUCCEEDED, finished_at=NOW - timedelta(hours=2), attempt=1), "succeeded 2 h ago"),

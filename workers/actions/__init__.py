@@ -11,7 +11,7 @@ at once do it once. What cannot be done is refused with a sentence, never half d
 from workers.actions._asking import enqueue, fire
 from workers.actions._audit import Refused, record
 from workers.actions._events import EventSelection, Replayed, backfill, replay, replayable
-from workers.actions._holds import HOLDS, Hold, is_paused, pause, resume
+from workers.actions._holds import HOLDS, RAMP, Hold, is_paused, keys_of, limit, pause, resume
 from workers.actions._moves import CANCEL, DISCARD, RETRY, Move, Moved, candidates, move
 from workers.actions._rewind import check_rewind, find_stream, rewind
 from workers.actions._selection import Selection
@@ -20,6 +20,7 @@ __all__ = [
     "CANCEL",
     "DISCARD",
     "HOLDS",
+    "RAMP",
     "RETRY",
     "EventSelection",
     "Hold",
@@ -35,6 +36,8 @@ __all__ = [
     "find_stream",
     "fire",
     "is_paused",
+    "keys_of",
+    "limit",
     "move",
     "pause",
     "record",

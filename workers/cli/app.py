@@ -8,6 +8,7 @@ from workers.cli import (
     audit,
     doctor,
     jobs,
+    keys,
     migrate,
     processes,
     queues,
@@ -28,9 +29,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (migrate.migrate, doctor.doctor, jobs.jobs, run.run, processes.processes, audit.audit):
+for command in (migrate.migrate, doctor.doctor, run.run, processes.processes, audit.audit):
     app.command()(command)
-for noun in (runs, queues, schedules, upstreams, webhooks, streams, search):
+app.add_typer(jobs.app)
+for noun in (runs, queues, keys, schedules, upstreams, webhooks, streams, search):
     app.add_typer(noun.app, no_args_is_help=True)
 
 

@@ -16,8 +16,24 @@ def moment(typed: str) -> datetime:
     Raises:
         typer.BadParameter: If it is neither.
     """
+    return _read(typed, -1)
+
+
+def later(typed: str) -> datetime:
+    """Read a moment in the future: the same spans, counted from now on, or a date and time.
+
+    Raises:
+        typer.BadParameter: If it is neither, or lies in the past.
+    """
+    read = _read(typed, 1)
+    if read <= datetime.now(UTC):
+        raise typer.BadParameter(f"{typed!r} lies in the past: write 10m, 2h or 3d, or a date and time to come")
+    return read
+
+
+def _read(typed: str, direction: int) -> datetime:
     if span := _SPAN.fullmatch(typed.strip()):
-        return datetime.now(UTC) - timedelta(seconds=int(span[1]) * _SECONDS[span[2]])
+        return datetime.now(UTC) + direction * timedelta(seconds=int(span[1]) * _SECONDS[span[2]])
     try:
         read = datetime.fromisoformat(typed.strip())
         # Near the ends of the calendar a zone's distance leads out of it.

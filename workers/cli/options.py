@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from workers.cli.moments import moment
+from workers.cli.moments import later, moment
 
 #: The largest id that Postgres can hold.
 LARGEST_ID = 2**63 - 1
@@ -41,6 +41,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
 By = Annotated[str, typer.Option("--by", help="Who does this, for the audit.", default_factory=_login)]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why, for whoever finds it later.")]
+Until = Annotated[
+    datetime | None,
+    typer.Option("--until", parser=later, metavar="WHEN", help="Go on by itself: in 10m, 2h or 3d, or at a time."),
+]
+Ramp = Annotated[int, typer.Option("--ramp", min=0, max=86_400, help="Seconds until it goes on fully; 0: at once.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Rows at most.")]
 Before = Annotated[
     int | None,

@@ -13,6 +13,7 @@ import jobs
 from jobs import Rule, UnknownJob
 from models import Slot
 from workers import actions, census
+from workers.actions import HOLDS
 from workers.cli import holding
 from workers.cli.moments import exactly
 from workers.cli.opening import acting, reading
@@ -87,13 +88,13 @@ def slots(
 @app.command()
 def pause(name: Name, by: By, reason: Reason = None, *, dry_run: DryRun = False) -> None:
     """Hold a schedule: its fires are recorded as skipped."""
-    holding.pause("schedules", name, by=by, reason=reason, dry_run=dry_run)
+    holding.pause(HOLDS["schedules"], name, by=by, dry_run=dry_run, reason=reason)
 
 
 @app.command()
 def resume(name: Name, by: By, *, dry_run: DryRun = False) -> None:
     """Let a schedule fire again; skipped fires are not made up for."""
-    holding.resume("schedules", name, by=by, dry_run=dry_run)
+    holding.resume(HOLDS["schedules"], name, by=by, dry_run=dry_run)
 
 
 @app.command()

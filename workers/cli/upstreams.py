@@ -7,6 +7,7 @@ from sqlalchemy import select
 
 import integrations
 from models import Upstream
+from workers.actions import HOLDS
 from workers.cli import holding
 from workers.cli.opening import runtime
 from workers.cli.options import AsJson, By, DryRun, Reason
@@ -38,19 +39,19 @@ def list_upstreams(*, as_json: AsJson = False) -> None:
 @app.command()
 def pause(name: Name, by: By, reason: Reason = None, *, dry_run: DryRun = False) -> None:
     """Hold the runs that need an upstream: they are put back and burn no attempt."""
-    holding.pause("upstreams", name, by=by, reason=reason, dry_run=dry_run)
+    holding.pause(HOLDS["upstreams"], name, by=by, dry_run=dry_run, reason=reason)
 
 
 @app.command()
 def resume(name: Name, by: By, *, dry_run: DryRun = False) -> None:
     """Let the runs that need an upstream go on; each looks again within a minute."""
-    holding.resume("upstreams", name, by=by, dry_run=dry_run)
+    holding.resume(HOLDS["upstreams"], name, by=by, dry_run=dry_run)
 
 
 @app.command()
 def reset(name: Name, by: By, *, dry_run: DryRun = False) -> None:
     """Clear what holds an upstream back. Today that is its pause alone: there is no circuit breaker yet."""
-    holding.resume("upstreams", name, by=by, dry_run=dry_run, action="reset")
+    holding.resume(HOLDS["upstreams"], name, by=by, dry_run=dry_run, action="reset")
 
 
 def _row(name: str, kept: dict[str, Any] | None, configured: set[str]) -> dict[str, Any]:

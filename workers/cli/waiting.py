@@ -95,7 +95,7 @@ class _Lines:
 
     def __call__(self, life: Life) -> None:
         run = life.run
-        now = (run["state"], run["attempt"], life.paused_by, life.workers > 0)
+        now = (run["state"], run["attempt"], life.blocker and life.blocker.kind)
         if now != self._said and run["state"] not in FINAL:
             typer.echo(f"run {run['id']} {run['job']}: {why(life)}", err=True)
         self._said = now
