@@ -40,9 +40,9 @@ def plain_address(value: str) -> str:
         parts = urlsplit(value.strip())
         usable = parts.port != 0
     except ValueError as error:
-        raise ValueError("the address cannot be read: write it like https://shop.example.com") from error
+        raise ValueError("write an address like https://shop.example.com") from error
     if parts.scheme not in {"http", "https"} or not parts.hostname or not usable:
-        raise ValueError("the address cannot be used: write it like https://shop.example.com")
+        raise ValueError("write an address like https://shop.example.com")
     if parts.query or parts.fragment:
         raise ValueError("the address must end with its path: take off the query and the fragment")
     return value.strip().rstrip("/")

@@ -12,7 +12,7 @@ A job is a function with a queue, limits, perhaps a schedule and the events it a
 Files with a leading underscore are machinery; every other file of this folder is a topic of work.
 """
 
-from jobs._arguments import BadArguments
+from jobs._arguments import BadArguments, RowId
 from jobs._context import Context
 from jobs._enqueue import WRITTEN, Written
 from jobs._job import Job, Priority, UnknownJob, all_jobs, find, handler_of, job, load
@@ -31,6 +31,7 @@ __all__ = [
     "Interrupted",
     "Job",
     "Priority",
+    "RowId",
     "Rule",
     "Snooze",
     "Unique",

@@ -9,12 +9,15 @@ import json
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 #: Bytes of JSON that one run's arguments may take.
 LARGEST = 16_384
+
+#: The id of a row: a whole number that Postgres can hold.
+RowId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 
 #: Half of a surrogate pair, or a zero character as JSON escapes it (not a backslash before the letters `u0000`).
 _UNKEEPABLE = re.compile(r"[\ud800-\udfff]|(?<!\\)(?:\\\\)*\\u0000")
@@ -27,7 +30,7 @@ class BadArguments(ValueError):  # noqa: N818 - reads as what it is in a message
 @cache
 def schema(function: Callable[..., Any]) -> type[BaseModel]:
     """Return the model of a job function's keyword arguments; unknown names are refused."""
-    hints = get_type_hints(function)
+    hints = get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {name: (hints[name], defaults(function).get(name, ...)) for name in parameters(function)}
     return create_model(function.__name__, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields)
 

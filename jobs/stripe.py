@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from integrations import NotFound, Unavailable
 from integrations.stripe import Stripe
-from jobs import Cancel, Context, job
+from jobs import Cancel, Context, RowId, job
 from models import Event
 
 EVENTS = ("succeeded", "payment_failed", "processing", "canceled", "requires_action", "amount_capturable_updated")
@@ -47,7 +47,7 @@ class Snapshot(BaseModel):
 
 
 @job(queue="stripe", on=[Stripe.event(f"payment_intent.{name}") for name in EVENTS], needs=[Stripe])
-def refresh_payment(context: Context, *, event_id: int) -> dict[str, Any]:
+def refresh_payment(context: Context, *, event_id: RowId) -> dict[str, Any]:
     """Fetch the payment intent that an event is about, and keep it unless a later look is there already."""
     with context.transaction() as session:
         event = session.get(Event, event_id)

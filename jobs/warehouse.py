@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from integrations import BadDelivery, NotFound, Rejected, Unavailable
 from integrations.warehouse import LevelItem, ProductItem, Warehouse
-from jobs import Cancel, Context, _quarantine, _stock, _walk, cron, every, job
+from jobs import Cancel, Context, RowId, _quarantine, _stock, _walk, cron, every, job
 from jobs._policy import Backoff
 from jobs._stock import Applied, News
 from jobs._walk import Flow
@@ -70,7 +70,7 @@ def refetch_quarantined(context: Context) -> dict[str, Any]:
 
 
 @job(queue="warehouse", backoff=SOON, on=[Warehouse.event(name) for name in EVENTS], needs=[Warehouse])
-def apply_event(context: Context, *, event_id: int) -> dict[str, Any]:
+def apply_event(context: Context, *, event_id: RowId) -> dict[str, Any]:
     """Write the item that a webhook carries, unless we know a later state of it."""
     with context.transaction() as session:
         event = session.get(Event, event_id)

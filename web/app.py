@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 import integrations
 from integrations.elasticsearch import Elasticsearch
+from jobs._documents import ALIAS
 from web.inbox import Inbox
 from web.machines import Machines, Overview
 from web.metrics import Census
@@ -32,9 +33,7 @@ def build(runtime: Runtime) -> ASGIApp:
         runtime: Resources of the process.
     """
     registry = CollectorRegistry()
-    pulse = Pulse(
-        runtime.engine, {"redis": runtime.redis.ping, "elasticsearch": lambda: runtime.use(Elasticsearch).probe()}
-    )
+    pulse = Pulse(runtime.engine, {"redis": runtime.redis.ping, "elasticsearch": lambda: _documents(runtime)})
     inbox = Inbox(runtime.settings.core.database_url.get_secret_value())
     registry.register(Census(pulse))
     machines = Machines(pulse, registry)
@@ -62,6 +61,12 @@ def build(runtime: Runtime) -> ASGIApp:
     app.add_exception_handler(HTTPException, pages.refusal)
     app.add_exception_handler(Exception, pages.mistake)
     return SecureHeaders(app)
+
+
+def _documents(runtime: Runtime) -> int | None:
+    """Return how many documents searches see, or None when no index is live."""
+    elasticsearch = runtime.use(Elasticsearch)
+    return elasticsearch.count(ALIAS) if elasticsearch.alias_targets(ALIAS) else None
 
 
 def _sources(runtime: Runtime) -> dict[str, integrations.Integration]:

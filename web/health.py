@@ -26,6 +26,8 @@ STREAM_AMBER = 2 * 3600
 INDEX_AMBER = 300
 #: Seconds after which a schedule that did not fire is overdue.
 OVERDUE = 60
+#: Looks in a row at which a part may answer too late before that is an outage: a busy part is not a lost one.
+LATE_ANSWERS = 3
 
 
 class Status(StrEnum):
@@ -100,7 +102,8 @@ def _parts(sight: Sight) -> Iterator[Check]:
         else:
             consequence = _CONSEQUENCES.get(name, "work that needs it waits; start it")
             detail = f"{name.capitalize()} does not answer ({silence.reason}): {consequence}."
-            yield Check(name, Status.RED, detail)
+            busy = 0 < silence.late < LATE_ANSWERS
+            yield Check(name, Status.AMBER if busy else Status.RED, detail)
 
 
 def _judge_snapshot(seen: Snapshot) -> list[Check]:

@@ -20,6 +20,8 @@ class Overview:
     status: Status
     checks: list[Check]
     overview: Snapshot
+    #: Documents that searches see; empty when no index is live or it does not answer.
+    documents: int | None
 
 
 class Machines:
@@ -60,7 +62,7 @@ class Machines:
         verdict = health.judge(sight)
         if sight.snapshot is None:
             return Problem(503, verdict.troubles[0].detail, headers={"Retry-After": "5"})
-        return JSONResponse(as_json(Overview(verdict.status, verdict.checks, sight.snapshot)))
+        return JSONResponse(as_json(Overview(verdict.status, verdict.checks, sight.snapshot, sight.documents)))
 
 
 def _checks(verdict: Verdict) -> dict[str, Any]:

@@ -56,6 +56,7 @@ class Pages:
             verdict=verdict,
             headline=_headline(verdict, sight.snapshot),
             seen=sight.snapshot,
+            documents=sight.documents,
             now=sight.snapshot.taken_at if sight.snapshot else datetime.now(UTC),
         )
 

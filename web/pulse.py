@@ -60,6 +60,8 @@ class Sight:
     postgres: Snapshot | NotMigrated | Silence
     #: The other parts by name; None means that it answered.
     parts: MappingProxyType[str, Silence | None]
+    #: Documents that searches see; None when there is no live index, or nobody could tell.
+    documents: int | None = None
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -73,13 +75,17 @@ class Pulse:
     Args:
         engine: The database.
         probes: Asks each other part something cheap, by its name; raises if it is away.
+        index: Of those, the one that answers with the number of documents that searches see.
     """
 
-    def __init__(self, engine: Engine, probes: dict[str, Callable[[], object]]) -> None:
+    def __init__(
+        self, engine: Engine, probes: dict[str, Callable[[], object]], *, index: str = "elasticsearch"
+    ) -> None:
         newest = migrations.newest()
         self._postgres = Question(lambda: take(engine, newest))
         self._ready = Question(lambda: _tables(engine, newest))
         self._parts = {name: Question(probe) for name, probe in probes.items()}
+        self._index = index
         self._lock = Lock()
         self._sight: Sight | None = None
         self._good_until = 0.0
@@ -104,7 +110,9 @@ class Pulse:
             question.put()
         answers = {name: question.answer(until) for name, question in self._parts.items()}
         silent = {name: answer if isinstance(answer, Silence) else None for name, answer in answers.items()}
-        return Sight(self._postgres.answer(until), MappingProxyType(silent))
+        counted = answers.get(self._index)
+        documents = counted if isinstance(counted, int) else None
+        return Sight(self._postgres.answer(until), MappingProxyType(silent), documents)
 
 
 def take(engine: Engine, newest: str) -> Snapshot | NotMigrated:

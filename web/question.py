@@ -23,6 +23,8 @@ class Silence:
 
     #: One line, free of secrets.
     reason: str
+    #: Answers in a row that came too late; 0 when it refused or failed.
+    late: int = 0
 
 
 class Question(Generic[T]):
@@ -36,6 +38,7 @@ class Question(Generic[T]):
         self._ask = ask
         self._lock = Lock()
         self._under_way: Future[T] | None = None
+        self._late = 0
 
     def put(self) -> None:
         """Ask, unless the last question is still unanswered."""
@@ -56,11 +59,14 @@ class Question(Generic[T]):
         if asked is None:
             return Silence("it was not asked")
         try:
-            return asked.result(max(0.0, until - time.monotonic()))
+            answer = asked.result(max(0.0, until - time.monotonic()))
         except Unanswered:
-            return Silence("no answer in time")
+            self._late += 1
+            return Silence("no answer in time", self._late)
         except Exception as error:  # noqa: BLE001 - every kind of failure means the same here: it does not answer
             return Silence(_reason(error))
+        self._late = 0
+        return answer
 
     def _carry(self, future: Future[T]) -> None:
         try:

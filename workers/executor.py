@@ -21,6 +21,7 @@ from typing import Any
 
 from dramatiq.middleware import TimeLimitExceeded
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 import jobs
 from jobs import Context, Job, Snooze
@@ -237,7 +238,8 @@ def _ending(
 def describe(error: BaseException) -> str:
     """Return an error as one redacted message, also when the error cannot be printed."""
     try:
-        message = str(error)
+        # A refused statement is told by what Postgres said of it; the statement itself is in the traceback.
+        message = str(error.orig if isinstance(error, DBAPIError) and error.orig else error)
     except Exception:  # noqa: BLE001 - an error whose message raises is still an error
         message = "its message could not be read"
     return ledger.cut(logs.redact_text(message or type(error).__name__))

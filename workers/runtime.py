@@ -6,7 +6,7 @@ Made once per process, after any fork, and closed in reverse order. Nothing here
 from functools import cached_property
 from threading import Lock
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import redis
 from sqlalchemy import Engine, create_engine
@@ -17,6 +17,8 @@ import jobs
 from integrations import Integration
 from workers.announcing import Announcer
 from workers.settings import Settings
+
+I = TypeVar("I", bound=Integration)  # noqa: E741 - an integration
 
 #: Connections for heartbeat, outcomes and one claim per queue; each is held for one statement.
 MACHINERY_CONNECTIONS = 16
@@ -90,7 +92,7 @@ class Runtime:
         """The broker's Redis: no hidden retries, because a command that is sent twice may act twice."""
         return _connect_redis(self.settings.broker_url, ANSWER_TIMEOUT)
 
-    def use(self, kind: type[Integration]) -> Integration:
+    def use(self, kind: type[I]) -> I:
         """Return the configured integration of this class.
 
         Raises:
@@ -107,7 +109,10 @@ class Runtime:
                         status=0,
                     )
                 self._integrations[kind] = kind(settings)
-            return self._integrations[kind]
+            made = self._integrations[kind]
+        if not isinstance(made, kind):
+            raise TypeError(f"asked for {kind.__name__}, got {type(made).__name__}")
+        return made
 
     def close(self) -> None:
         """Let go of everything."""

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
+import jobs
 from jobs import BadArguments, Context
 from jobs._arguments import LARGEST, accept, restore
 from tests.workers.trial_jobs import effect
@@ -93,3 +94,10 @@ def test_arguments_go_by_name(engine: Engine) -> None:
     enqueue: Any = effect.enqueue
     with engine.begin() as connection, pytest.raises(BadArguments, match="give its arguments by name"):
         enqueue(connection, "a")
+
+
+@pytest.mark.parametrize("job", ["warehouse.apply_event", "stripe.refresh_payment"])
+def test_an_id_that_no_row_can_have_is_refused_with_its_name(job: str) -> None:
+    recorded = jobs.load()[job]
+    with pytest.raises(BadArguments, match=f"job {job}: argument 'event_id': input should be less than or equal to"):
+        accept(job, recorded.function, {"event_id": 10**22})

@@ -143,6 +143,11 @@ def test_each_part_that_is_away_is_red_and_said() -> None:
         assert [check.name for check in verdict.troubles] == [name]
 
 
+def test_a_part_that_answers_too_late_once_is_busy_and_again_and_again_is_lost() -> None:
+    late = {times: judge(sight(elasticsearch=Silence("no answer in time", times))).status for times in (1, 2, 3)}
+    assert late == {1: "amber", 2: "amber", 3: "red"}
+
+
 @pytest.mark.parametrize("postgres", [Silence("refused"), NotMigrated("0001", "0002"), NotMigrated(None, "0002")])
 def test_without_postgres_nothing_else_is_guessed(postgres: Silence | NotMigrated) -> None:
     verdict = judge(sight(postgres))

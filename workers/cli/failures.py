@@ -47,7 +47,7 @@ def explain(error: BaseException) -> Failure | None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return Failure("the output was not read to its end", 1)
         case typer.TyperException():
-            return Failure(error.format_message(), error.exit_code)
+            return Failure(error.format_message().replace("Value error, ", ""), error.exit_code)
         case BadSettings() | BadArguments() | BadRule() | UnknownJob() | Refused() | NotConfigured():
             return Failure(str(error.args[0]), 2)
         case IntegrationError() | RedisError() | SQLAlchemyError():
@@ -71,6 +71,8 @@ def trouble(error: IntegrationError | RedisError | SQLAlchemyError) -> str:
 def _postgres(error: DBAPIError) -> str:
     state = getattr(error.orig, "sqlstate", None)
     said = _first_line(error.orig or error)
+    if said.endswith("does not exist") and "database" in said:
+        return f"Postgres answers and has no such database ({said}): create it, or correct DATABASE_URL"
     if state is None or error.connection_invalidated or state.startswith(_AWAY):
         return f"Postgres does not answer ({said}): start it, or correct DATABASE_URL"
     if state in _OLD_TABLES:

@@ -6,15 +6,11 @@ command's block ends well. A dry run reads.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from integrations import Integration
 from workers import settings
 from workers.runtime import Runtime
-
-I = TypeVar("I", bound=Integration)  # noqa: E741 - an integration
 
 
 @contextmanager
@@ -36,15 +32,3 @@ def acting() -> Iterator[Connection]:
     """Open a transaction that is committed when the block ends well."""
     with runtime() as held, held.engine.begin() as connection:
         yield connection
-
-
-def using(held: Runtime, kind: type[I]) -> I:
-    """Return the configured integration of this class.
-
-    Raises:
-        NotConfigured: If its variables are not set.
-    """
-    found = held.use(kind)
-    if not isinstance(found, kind):
-        raise TypeError(f"asked for {kind.__name__}, got {type(found).__name__}")
-    return found

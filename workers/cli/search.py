@@ -7,7 +7,7 @@ from rich.text import Text
 
 from workers import actions
 from workers.cli.moments import span, when
-from workers.cli.opening import runtime, using
+from workers.cli.opening import runtime
 from workers.cli.options import AsJson, By
 from workers.cli.run import Timeout
 from workers.cli.tables import console, print_json, printable, show
@@ -78,7 +78,7 @@ def _look() -> "SearchStatus":
     from jobs.search import status  # noqa: PLC0415 - the same
 
     with runtime() as held, held.engine.connect() as connection:
-        return status(connection, using(held, Elasticsearch))
+        return status(connection, held.use(Elasticsearch))
 
 
 def _do(

@@ -14,7 +14,7 @@ import integrations
 from models import Event, Run, Verdict
 from workers import actions
 from workers.actions import EventSelection, Refused, Replayed
-from workers.cli.opening import acting, reading, runtime, using
+from workers.cli.opening import acting, reading, runtime
 from workers.cli.options import LARGEST_ID, AsJson, Before, By, DryRun, Limit, Since
 from workers.cli.tables import console, print_json, printable, show
 from workers.logs import redact, redact_text
@@ -148,7 +148,7 @@ def _listing(held: Runtime, source: str, since: datetime) -> Iterator[dict[str, 
     if source != Stripe.name:
         why = "does not list its events" if source in integrations.load() else "is no upstream"
         raise Refused(f"{source} {why}: backfill works for {Stripe.name} only")
-    return using(held, Stripe).events(since=since)
+    return held.use(Stripe).events(since=since)
 
 
 def _keep(held: Runtime, source: str, batch: list[dict[str, Any]], by: str, *, dry_run: bool) -> int:
