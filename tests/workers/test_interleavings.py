@@ -1,8 +1,9 @@
 """Everything that may happen to runs, in any order, on a real Postgres and a real Valkey.
 
 Two workers claim, finish, die and come back as zombies; the relay pushes and dies before its commit; Redis hands out
-duplicates and forgets everything; the rescue takes back what it finds. Whatever the order: each step is one legal move,
-no run succeeds twice, and in the end every run has ended.
+duplicates and forgets everything; the rescue takes back what it finds; operators pause, resume and cancel. Whatever the
+order: each step is one legal move, no run succeeds twice, no limit of a key is passed, an ordered key begins one run
+after the other, and in the end every run has ended.
 """
 
 from typing import Any
@@ -14,8 +15,10 @@ from sqlalchemy import Engine, text
 
 from models import FINAL, MOVES, State
 from tests.workers import rows
-from tests.workers.trial_jobs import effect
-from workers import ledger, rescue
+from tests.workers.trial_jobs import effect, serial, shared
+from workers import actions, gates, ledger, rescue
+from workers.actions import CANCEL, HOLDS, Selection
+from workers.admission import Admission
 from workers.delivery import Delivery
 from workers.ledger import Claim, Ending
 from workers.relay import Relay
@@ -23,6 +26,7 @@ from workers.runtime import Runtime
 
 WORKERS = st.sampled_from(["first", "second"])
 PLACES = st.integers(0, 1_000)
+JOBS = [effect.name, serial.name, shared.name]
 
 
 class Life(RuleBasedStateMachine):
@@ -33,7 +37,8 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.engine: Engine = self.runtime.engine
-        rows.change(self.engine, "TRUNCATE runs, attempts, processes, log_lines RESTART IDENTITY")
+        rows.change(self.engine, "TRUNCATE runs, attempts, processes, log_lines, pauses RESTART IDENTITY")
+        rows.change(self.engine, "UPDATE queues SET paused_at = NULL, resumed_at = NULL, ramp_seconds = NULL")
         self.runtime.redis.flushdb()
         self.relay = Relay(self.engine, Delivery(self.runtime.redis))
         self.states: dict[int, str] = {}
@@ -57,6 +62,28 @@ class Life(RuleBasedStateMachine):
             for _ in range(count):
                 self.states[effect.enqueue(connection, key="a")] = State.WAITING
 
+    @rule(sku=st.sampled_from("ab"), tenant=st.sampled_from("ab"))
+    def enqueue_runs_that_share(self, sku: str, tenant: str) -> None:
+        with self.engine.begin() as connection:
+            self.states[serial.enqueue(connection, sku=sku, number=1)] = State.WAITING
+            self.states[shared.enqueue(connection, tenant=tenant)] = State.WAITING
+
+    @rule(kind=st.sampled_from(["queues", "jobs", "keys"]), paused=st.booleans())
+    def operator_pauses_or_resumes(self, kind: str, paused: bool) -> None:
+        name = {"queues": "trial", "jobs": effect.name, "keys": "a"}[kind]
+        with self.engine.begin() as connection:
+            if paused:
+                actions.pause(connection, HOLDS[kind], name, by="ada")
+            else:
+                actions.resume(connection, HOLDS[kind], name, by="ada", ramp=0)
+
+    @precondition(lambda self: self.states)
+    @rule(place=PLACES)
+    def operator_cancels(self, place: int) -> None:
+        run_id = sorted(self.states)[place % len(self.states)]
+        with self.engine.begin() as connection:
+            actions.move(connection, CANCEL, Selection(ids=(run_id,)), by="ada")
+
     @rule()
     def relay_pushes(self) -> None:
         self.relay.push()
@@ -65,6 +92,7 @@ class Life(RuleBasedStateMachine):
     def relay_dies_between_push_and_commit(self) -> None:
         with self.engine.connect() as connection:
             due = ledger.take_due(connection, {"trial": 100})
+            due += Admission().take(connection, gates.read(connection), {"trial": 100})
             Delivery(self.runtime.redis).push((run.queue, run.job, run.run_id, run.pushes > 1) for run in due)
             connection.rollback()
 
@@ -83,7 +111,7 @@ class Life(RuleBasedStateMachine):
         delivery = Delivery(self.runtime.redis)
         ids, _ = delivery.fetch("trial", most)
         wanted = sorted({int(found) for found in ids})
-        self.held[worker] += rows.claim(self.engine, self.process[worker], *wanted, jobs=[effect.name])
+        self.held[worker] += rows.claim(self.engine, self.process[worker], *wanted, jobs=JOBS)
         delivery.forget("trial", ids)
 
     @rule()
@@ -154,6 +182,26 @@ class Life(RuleBasedStateMachine):
         assert rows.one(self.engine, wrong) == 0
 
     @invariant()
+    def no_limit_of_a_key_is_passed(self) -> None:
+        most = """
+            SELECT coalesce(max(many), 0) FROM (
+                SELECT count(*) AS many FROM runs WHERE state IN ('queued', 'running') AND job = :job GROUP BY key
+            ) AS counted
+        """
+        assert rows.one(self.engine, most, job=shared.name) <= 2
+        assert rows.one(self.engine, most, job=serial.name) <= 1
+
+    @invariant()
+    def an_ordered_key_begins_one_run_after_the_other(self) -> None:
+        begun = """
+            SELECT coalesce(max(many), 0) FROM (
+                SELECT count(*) AS many FROM runs
+                WHERE job = :job AND (state = 'running' OR state IN ('waiting', 'queued') AND attempt > 0) GROUP BY key
+            ) AS counted
+        """
+        assert rows.one(self.engine, begun, job=serial.name) <= 1
+
+    @invariant()
     def every_running_run_is_held_by_a_worker(self) -> None:
         held = sorted(claim.run_id for claims in self.held.values() for claim in claims)
         running = sorted(run_id for run_id, state in self.states.items() if state == State.RUNNING)
@@ -164,7 +212,13 @@ class Life(RuleBasedStateMachine):
         for worker in self.held:
             while self.held[worker]:
                 self.worker_finishes(worker, "succeeded")
-        for _ in range(20):
+        for kind, name in (("queues", "trial"), ("jobs", effect.name), ("keys", "a")):
+            with self.engine.begin() as connection:
+                actions.resume(connection, HOLDS[kind], name, by="ada", ramp=0)
+                gates.lift(connection)
+        for _ in range(100):
+            if not rows.unfinished(self.engine):
+                break
             self.time_passes()
             self.rescue_looks_around()
             self.relay_pushes()
