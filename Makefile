@@ -39,7 +39,7 @@ format: setup ## rewrite files to the house format
 	@$(BIN)/ruff check --fix .
 
 bench: setup ## measure against the peers, as ratios in one run
-	@$(BIN)/python -m tests.benchmarks
+	@$(BIN)/python -m tests.benchmarks --keep
 
 lock: setup ## resolve the dependencies anew into the two lock files
 	@$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \

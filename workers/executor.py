@@ -43,6 +43,8 @@ PAUSED = text(
 PAUSED_SNOOZE = 15.0
 #: Seconds after which a claim that we know nothing of has not reached us.
 ANSWER_LOST = 10.0
+#: Seconds from which on also an attempt that went well has a line in the process's log; the ledger has them all.
+WORTH_A_LINE = 1.0
 NEVER_ARRIVED = Ending(
     0, 0, state=State.WAITING, outcome=Outcome.LOST, error="its claim was committed, but the worker never heard of it"
 )
@@ -251,6 +253,9 @@ def _trace(error: BaseException) -> str:
 
 
 def _log(claim: Claim, ending: Ending, seconds: float) -> None:
+    """Write one line for an attempt, except for a short one that went well: the line would cost more than the run."""
+    if ending.error is None and seconds < WORTH_A_LINE:
+        return
     log = logs.get().bind(run=claim.run_id, job=claim.job, attempt=claim.attempt, seconds=round(seconds, 3))
     if ending.error is None:
         log.info("run ended", outcome=str(ending.outcome))

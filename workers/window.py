@@ -38,7 +38,7 @@ class Window:
         """Reserve all the room there is, waiting up to the given time for some; return how much, perhaps 0."""
         deadline = time.monotonic() + seconds
         with self._changed:
-            while (room := self._size() - self._held) < max(1, self._ahead() // 2):
+            while (room := self._room()) < self._worth():
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._changed.wait(left):
                     break
@@ -62,10 +62,18 @@ class Window:
         with self._changed:
             self._held -= 1
             self._average += FRESHNESS * (seconds - self._average)
-            self._changed.notify_all()
+            if self._room() >= self._worth():  # woken for each run, a consumer would mostly go to sleep again
+                self._changed.notify_all()
 
     def _ahead(self) -> int:
         return min(MOST_AHEAD, int(self._threads * SECONDS_AHEAD / max(self._average, 1e-6)))
+
+    def _room(self) -> int:
+        return self._size() - self._held
+
+    def _worth(self) -> int:
+        """Return the least room that is worth a fetch."""
+        return max(1, self._ahead() // 2)
 
     def _size(self) -> int:
         return 0 if self._closed else self._threads + self._ahead()

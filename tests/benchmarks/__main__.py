@@ -1,44 +1,80 @@
-"""`make bench`: measurements of the whole, each beside something that bounds it, in one run.
+"""`make bench`: one question after the other, ours beside the peers, in one run on the same servers.
 
-    sync    the whole catalogue at 20 stores, from the stand-in warehouse into Postgres by a real worker: rows per
-            second beside a bare COPY of the same rows, and the worker's peak memory
-    jobs    no-op runs with full history beside bare Dramatiq on the same Valkey
+    drain        no-op runs per second from a full queue
+    enqueue      jobs per second that are enqueued in bulk and one by one
+    transaction  what an enqueue adds to the business transaction it rides in
+    latency      from the call of enqueue to the start of the job, at 200 a second
+    waiting      jobs that wait 10 ms, at concurrency 32, beside the ideal
+    history      the cost of a run beside up to five million rows of history
+    sync         the whole catalogue from the stand-in warehouse into Postgres, beside a bare COPY
 
 Figures of different machines or runs do not compare; the ratios within one run do.
 """
 
+import sys
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from tests.benchmarks import engine, sync
+from sandbox.fleet import ROOT
+from tests.benchmarks import drain, enqueue, history, latency, report, sync, transaction, waiting
+from tests.benchmarks.contestants import CONTESTANTS, Contestant
+from tests.benchmarks.ground import Ground
+from tests.benchmarks.plan import Plan
+
+QUESTIONS = {
+    "drain": drain.measure,
+    "enqueue": enqueue.measure,
+    "transaction": transaction.measure,
+    "latency": latency.measure,
+    "waiting": waiting.measure,
+    "history": history.measure,
+    "sync": sync.measure,
+}
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
 def bench(
-    only: Annotated[str, typer.Argument(help="`sync` or `jobs`; both when empty.")] = "",
-    products: Annotated[int, typer.Option(min=1, max=92_331)] = 92_331,
-    stores: Annotated[int, typer.Option(min=1, max=20)] = 20,
-    runs: Annotated[int, typer.Option(min=100, help="No-op runs of the `jobs` measurement.")] = 20_000,
+    questions: Annotated[
+        list[str] | None, typer.Argument(help=f"Any of {', '.join(QUESTIONS)}; all by default.")
+    ] = None,
+    only_peer: Annotated[list[str] | None, typer.Option(help="Measure only these contestants.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds of each contestant.")] = 3,
+    quick: Annotated[bool, typer.Option("--quick", help="One short round: does everything run?")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Write the tables into docs/benchmarks.md.")] = False,
 ) -> None:
     """Measure and print tables."""
-    if only in {"", "jobs"}:
-        _show("no-op runs", engine.measure(runs))
-    if only in {"", "sync"}:
-        _show("sync of the catalogue", sync.measure(products, stores))
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    chosen = _chosen(questions or list(QUESTIONS))
+    contestants = _contestants(only_peer)
+    if keep and (quick or only_peer):
+        raise typer.BadParameter("a quick run, or one without all peers, is nothing to keep: leave --keep out")
+    with ExitStack() as stack:
+        ground = stack.enter_context(Ground.start())
+        plan = Plan(ground, contestants, 1 if quick else repeats, quick, lambda word: console.print(word, style="dim"))
+        for question in chosen:
+            table = QUESTIONS[question](plan)
+            table.draw(console)
+            if keep:
+                report.keep(DOCUMENT, question, table, report.machine(ground))
 
 
-def _show(title: str, figures: dict[str, str]) -> None:
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for name, figure in figures.items():
-        table.add_row(name, figure)
-    Console().print(table)
+def _chosen(names: list[str]) -> list[str]:
+    if unknown := [name for name in names if name not in QUESTIONS]:
+        raise typer.BadParameter(f"no question is called {unknown[0]!r}: choose from {', '.join(QUESTIONS)}")
+    return names
+
+
+def _contestants(names: list[str] | None) -> list[Contestant]:
+    known = {contestant.name: contestant for contestant in CONTESTANTS}
+    if unknown := [name for name in names or [] if name not in known]:
+        raise typer.BadParameter(f"no peer is called {unknown[0]!r}: choose from {', '.join(known)}")
+    return [contestant for contestant in CONTESTANTS if not names or contestant.name in names]
 
 
 if __name__ == "__main__":

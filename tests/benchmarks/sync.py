@@ -11,12 +11,25 @@ import psutil
 from sqlalchemy import text
 
 from sandbox.stage import Stage
+from tests.benchmarks.plan import Plan
+from tests.benchmarks.report import Table
 
 LEVELS = "SELECT source_id, product_id, location_id, on_hand, source_version, source_updated_at FROM stock_levels"
 
 
-def measure(products: int, stores: int) -> dict[str, str]:
-    """Sync from empty, then once more with nothing changed."""
+TITLE = "Sync of the catalogue"
+PRODUCTS, STORES = 92_331, 20
+
+
+def measure(plan: Plan) -> Table:
+    """Sync from empty, on servers of its own."""
+    table = Table(TITLE, ["", "figure"])
+    for name, figure in _figures(plan.scaled(PRODUCTS), STORES).items():
+        table.add(name, figure)
+    return table
+
+
+def _figures(products: int, stores: int) -> dict[str, str]:
     with Stage.start("bench", products=products, stores=stores) as stage:
         stage.fleet.start("relay")
         worker = stage.fleet.start("worker", extra="--queues warehouse")[0]

@@ -4,6 +4,7 @@ import time
 
 import pytest
 from sqlalchemy import Engine, text
+from structlog.testing import capture_logs
 
 from integrations.warehouse import Warehouse
 from jobs import Job
@@ -317,6 +318,20 @@ def idle(runtime: Runtime) -> Executor:
 
 def claimed(attempt: int) -> Claim:
     return Claim(7, effect.name, {"key": "a"}, attempt, failures=0, max_attempts=3, slot_at=None)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "error", "lines"),
+    [(0.2, None, []), (1.5, None, ["info"]), (0.0, "refused", ["warning"])],
+    ids=["short and well", "long and well", "short and failed"],
+)
+def test_the_process_logs_attempts_that_were_long_or_went_wrong(
+    seconds: float, error: str | None, lines: list[str]
+) -> None:
+    ending = Ending(7, 1, state="succeeded", outcome="failed" if error else "succeeded", error=error)
+    with capture_logs() as said:
+        executor._log(claimed(1), ending, seconds)
+    assert [line["log_level"] for line in said] == lines
 
 
 def test_the_end_of_an_attempt_that_was_taken_away_leaves_its_successor_alone(idle: Executor) -> None:

@@ -28,6 +28,7 @@ def running(engine: Engine, how_many: int = 1) -> list[int]:
     with engine.begin() as connection:
         process = rows.enter(connection)
         ids = [effect.enqueue(connection, key="a") for _ in range(how_many)]
+    with engine.begin() as connection:  # a run is due from its statement on, a claim asks at its transaction's begin
         ledger.claim(connection, ids, process, [effect.name])
     return ids
 

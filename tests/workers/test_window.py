@@ -50,6 +50,18 @@ def test_whoever_waits_for_room_gets_it_as_soon_as_there_is_some() -> None:
     assert taken == [1]
 
 
+def test_whoever_waits_while_runs_are_short_is_woken_once_half_of_what_lies_ahead_is_done() -> None:
+    window = settled(4, 0.0)
+    window.take(0)
+    taken: list[int] = []
+    waiter = Thread(target=lambda: taken.append(window.take(30)))
+    waiter.start()
+    for _ in range(MOST_AHEAD // 2):
+        window.done(0.0)
+    waiter.join(20)
+    assert taken == [MOST_AHEAD // 2]
+
+
 def test_waiting_for_room_ends_in_time() -> None:
     window = Window(1)
     window.take(0)
