@@ -1,14 +1,16 @@
 """The house is kept: the ledger is added up every day, and what nobody will ask for again is thrown away.
 
 Nothing that failed is ever thrown away. Dead runs stay until a person deals with them, and so do their webhooks,
-because "run again" needs the bytes.
+because "run again" needs the bytes. Runs are thrown away in `jobs/_history.py`.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from sqlalchemy import TextClause, text
 
 from jobs import Context, cron, job
+from jobs._history import forget_runs
 
 #: Rows removed in one transaction.
 TOGETHER = 5_000
@@ -28,30 +30,31 @@ LEDGER = text("""
 """)
 
 EXPIRED = {
-    "runs": text("""
-        DELETE FROM runs WHERE id IN (
-            SELECT id FROM runs WHERE state = 'succeeded' AND finished_at < now() - interval '30 days'
-            ORDER BY id LIMIT :together)
-    """),
     "processes": text("""
         DELETE FROM processes WHERE id IN (
-            SELECT id FROM processes WHERE stopped_at < now() - interval '7 days' ORDER BY id LIMIT :together)
+            SELECT id FROM processes WHERE stopped_at < now() - :days * interval '1 day' ORDER BY id LIMIT :together)
     """),
     "slots": text("""
         DELETE FROM slots WHERE id IN (
             SELECT s.id FROM slots s
-            WHERE s.recorded_at < now() - interval '90 days'
+            WHERE s.recorded_at < now() - :days * interval '1 day'
               AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = s.run_id AND r.finished_at IS NULL)
             ORDER BY s.id LIMIT :together)
     """),
     "events": text("""
         DELETE FROM events WHERE id IN (
             SELECT e.id FROM events e
-            WHERE e.received_at < now() - interval '90 days'
+            WHERE e.received_at < now() - :days * interval '1 day'
               AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = e.run_id)
             ORDER BY e.id LIMIT :together)
     """),
+    "redrives": text("""
+        DELETE FROM redrives WHERE id IN (
+            SELECT id FROM redrives WHERE ended_at < now() - :days * interval '1 day' ORDER BY id LIMIT 10)
+    """),
 }
+#: An age in days.
+Days = Annotated[int, Field(ge=1, le=36_500)]
 
 
 class LedgerWrong(Exception):  # noqa: N818 - says what is the case
@@ -76,18 +79,32 @@ def check_ledger(context: Context) -> dict[str, Any]:
 
 
 @job(queue="maintenance", time_limit=3_600, schedule=cron("40 4 * * *"))
-def prune(context: Context) -> dict[str, Any]:
-    """Remove succeeded runs after 30 days, stopped processes after 7, slots and events after 90."""
-    return {table: _remove(context, table, statement) for table, statement in EXPIRED.items()}
+def prune(
+    context: Context,
+    *,
+    succeeded: Days = 30,
+    cancelled: Days = 90,
+    processes: Days = 7,
+    slots: Days = 90,
+    events: Days = 90,
+    redrives: Days = 90,
+) -> dict[str, Any]:
+    """Remove what ended so many days ago: runs that succeeded or were cancelled, and what is kept beside them.
+
+    Dead runs are never removed. A pruning that was interrupted begins again and finds only what is left.
+    """
+    ages = {"processes": processes, "slots": slots, "events": events, "redrives": redrives}
+    removed = {"runs": forget_runs(context, succeeded=succeeded, cancelled=cancelled)}
+    return removed | {table: _remove(context, table, EXPIRED[table], days) for table, days in ages.items()}
 
 
-def _remove(context: Context, table: str, statement: TextClause) -> int:
-    removed = 0
+def _remove(context: Context, table: str, statement: TextClause, days: int) -> int:
+    removed, batch = 0, {"together": TOGETHER, "days": days}
     while True:
         context.check()
         with context.transaction() as session:
-            count = len(session.execute(text(f"{statement.text} RETURNING 1"), {"together": TOGETHER}).all())
+            count = len(session.execute(text(f"{statement.text} RETURNING 1"), batch).all())
         removed += count
         context.progress(done=removed, note=table)
-        if count < TOGETHER:
+        if not count:
             return removed

@@ -6,6 +6,7 @@ This package knows nothing of jobs, brokers or upstreams.
     runs              one enqueued piece of work; outbox, delay, retry and dead letter are its states
     attempts          one finished execution of a run
     log_lines         what a run said while it worked, capped
+    redrives          dead runs that are run again with care; redriven is what became of each
     queues            a queue, its limit, and whether an operator paused it
     pauses            a pause of a job or a key
     schedules, slots  a rule in time; one planned fire of it with its one outcome
@@ -29,6 +30,7 @@ from models.pause import Pause
 from models.payment import Payment
 from models.process import Process
 from models.queue import Queue
+from models.redrive import Fate, Redrive, Redriven
 from models.run import FINAL, MOVES, Attempt, LogLine, Outcome, Run, State
 from models.schedule import Schedule, Slot
 from models.search import Generation, SearchChange, SearchReject
@@ -43,6 +45,7 @@ __all__ = [
     "AuditEntry",
     "Base",
     "Event",
+    "Fate",
     "Generation",
     "Kept",
     "Location",
@@ -54,6 +57,8 @@ __all__ = [
     "Product",
     "Quarantine",
     "Queue",
+    "Redrive",
+    "Redriven",
     "Run",
     "Schedule",
     "SearchChange",

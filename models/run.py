@@ -52,15 +52,23 @@ class Outcome(StrEnum):
 
 MOVES: dict[State, frozenset[State]] = {
     # A claim may take a waiting run too: its message can arrive before the relay's transaction is visible.
-    State.WAITING: frozenset({State.QUEUED, State.RUNNING, State.CANCELLED}),
-    State.QUEUED: frozenset({State.RUNNING, State.WAITING, State.CANCELLED}),
+    # A redrive that stops puts back what it had moved and nobody has started.
+    State.WAITING: frozenset({State.QUEUED, State.RUNNING, State.CANCELLED, State.DEAD}),
+    State.QUEUED: frozenset({State.RUNNING, State.WAITING, State.CANCELLED, State.DEAD}),
     State.RUNNING: frozenset({State.SUCCEEDED, State.DEAD, State.CANCELLED, State.WAITING}),
     State.SUCCEEDED: frozenset({State.WAITING}),
     State.DEAD: frozenset({State.WAITING, State.CANCELLED}),
-    State.CANCELLED: frozenset({State.WAITING}),
+    # What was discarded may be restored for a day.
+    State.CANCELLED: frozenset({State.WAITING, State.DEAD}),
 }
 
 DUE_ORDER = ("queue", "priority", "due_at", "id")
+
+#: Tables that grow all day and shrink once a night: what pruning freed is used again the next day, and what was added
+#: is frozen while it is still in memory.
+GROWING = {
+    "postgresql_with": {"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_insert_scale_factor": "0.05"}
+}
 
 FINAL = frozenset({State.SUCCEEDED, State.DEAD, State.CANCELLED})
 
@@ -105,8 +113,15 @@ class Run(Base):
             "schedule",
             postgresql_where=text("schedule IS NOT NULL AND state IN ('waiting', 'queued', 'running')"),
         ),
-        # Rows are rewritten three times in a normal life: room on the page keeps those updates in place.
-        {"postgresql_with": {"fillfactor": "70", "autovacuum_vacuum_scale_factor": "0.02"}},
+        # No move stays in place: the state is in the condition of indexes. The room on the page is for progress.
+        # The numbers are in docs/decisions/0015-room-on-the-page.md.
+        {
+            "postgresql_with": {
+                "fillfactor": "85",
+                "autovacuum_vacuum_scale_factor": "0.02",
+                "autovacuum_vacuum_max_threshold": "100000",
+            }
+        },
     )
 
     #: Grows with every enqueue; also the id of the broker's message.
@@ -180,6 +195,7 @@ class Attempt(Base):
         UniqueConstraint("run_id", "number"),
         CheckConstraint(f"outcome IN ({', '.join(repr(str(o)) for o in Outcome)})", "outcome"),
         Index("attempts_finished_at", "finished_at"),
+        GROWING,
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
@@ -201,7 +217,7 @@ class LogLine(Base):
     """One line that a run said. The executor caps lines per attempt and characters per line."""
 
     __tablename__ = "log_lines"
-    __table_args__ = (Index("log_lines_run", "run_id", "id"),)
+    __table_args__ = (Index("log_lines_run", "run_id", "id"), GROWING)
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 import jobs
-from workers import gates, ledger, logs, rescue
+from workers import gates, ledger, logs, redrive, rescue
 from workers.admission import Admission
 from workers.bell import Bell
 from workers.delivery import Delivery
@@ -139,6 +139,7 @@ def serve(runtime: Runtime, stopping: Event) -> None:
                 known = True
             if time.monotonic() >= rescue_at:
                 relay.rescue()
+                redrive.advance(runtime.engine)
                 rescue_at = time.monotonic() + RESCUE_EVERY
             if not relay.push():
                 bell.wait(IDLE)

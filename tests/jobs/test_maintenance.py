@@ -1,12 +1,13 @@
 """The ledger is added up, and only what nobody will ask for again is thrown away."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
 
 import jobs
-from jobs import Context, maintenance
+from jobs import BadArguments, Context, Interrupted, _history, maintenance
 
 OLD_RUN = "now() - interval '31 days'"
 
@@ -70,39 +71,126 @@ def test_stock_without_any_movement_is_wrong(engine: Engine, make_context: Calla
         maintenance.check_ledger(make_context())
 
 
-def test_only_old_succeeded_runs_go_and_their_attempts_with_them(
+AGED = f"""
+    INSERT INTO runs (id, job, queue, args, state, max_attempts, finished_at, created_at, discarded_at) VALUES
+        (1, 'a.b', 'q', '{{}}', 'succeeded', 1, {OLD_RUN}, {OLD_RUN}, NULL),
+        (2, 'a.b', 'q', '{{}}', 'dead', 1, now() - interval '9 years', now() - interval '9 years', NULL),
+        (3, 'a.b', 'q', '{{}}', 'cancelled', 1, {OLD_RUN}, {OLD_RUN}, NULL),
+        (4, 'a.b', 'q', '{{}}', 'cancelled', 1, now() - interval '91 days', now() - interval '91 days', NULL),
+        (5, 'a.b', 'q', '{{}}', 'cancelled', 1, now() - interval '91 days', now() - interval '91 days', now()),
+        (6, 'a.b', 'q', '{{}}', 'succeeded', 1, now(), {OLD_RUN}, NULL),
+        (7, 'a.b', 'q', '{{}}', 'waiting', 1, NULL, {OLD_RUN}, NULL);
+    INSERT INTO attempts (run_id, number, started_at, outcome) VALUES
+        (1, 1, now(), 'succeeded'), (2, 1, now(), 'failed');
+    INSERT INTO log_lines (run_id, attempt, line) VALUES (1, 1, 'gone'), (2, 1, 'kept')
+"""
+MANY = f"""
+    INSERT INTO runs (job, queue, args, state, max_attempts, finished_at, created_at)
+    SELECT 'a.b', 'q', '{{}}', CASE WHEN n % 5 = 0 THEN 'dead' ELSE 'succeeded' END, 1, {OLD_RUN}, {OLD_RUN}
+    FROM generate_series(1, 20) n
+"""
+
+
+def test_ended_runs_go_by_their_age_with_all_they_said_and_the_dead_stay(
+    engine: Engine, make_context: Callable[..., Context]
+) -> None:
+    run_script(engine, AGED)
+    result = maintenance.prune(make_context()) or {}
+    assert result["runs"] == 2
+    assert ids(engine, "runs") == [2, 3, 5, 6, 7]
+    assert ids(engine, "attempts") == ids(engine, "log_lines") == [2]
+
+
+def test_the_ages_are_arguments(engine: Engine, make_context: Callable[..., Context]) -> None:
+    run_script(engine, AGED)
+    maintenance.prune(make_context(), succeeded=32, cancelled=30)
+    assert ids(engine, "runs") == [1, 2, 5, 6, 7]
+
+
+@pytest.mark.parametrize("age", [{"succeeded": 0}, {"cancelled": -1}, {"events": 1.5}])
+def test_an_age_that_makes_no_sense_is_refused_at_once(engine: Engine, age: dict[str, Any]) -> None:
+    with engine.begin() as connection, pytest.raises(BadArguments, match=next(iter(age))):
+        maintenance.prune.enqueue(connection, **age)
+
+
+def test_a_long_history_goes_page_by_page_past_the_dead(
+    engine: Engine, make_context: Callable[..., Context], notes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_history, "FIRST", 1)
+    monkeypatch.setattr(_history, "LARGEST", 3)
+    run_script(engine, MANY)
+    result = maintenance.prune(make_context()) or {}
+    assert result["runs"] == 16
+    assert ids(engine, "runs") == [5, 10, 15, 20]
+    assert [step["done"] for step in notes.steps][:3] == [1, 3, 5]
+
+
+def test_pruning_that_was_interrupted_keeps_what_it_did_and_goes_on_the_next_time(
+    engine: Engine, make_context: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_script(engine, MANY)
+    context = make_context()
+
+    def interrupt(size: int, seconds: float) -> int:
+        del seconds
+        context.stop.interrupted = True
+        return size
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_history, "FIRST", 4)
+        patched.setattr(_history, "next_size", interrupt)
+        with pytest.raises(Interrupted):
+            maintenance.prune(context)
+    assert len(ids(engine, "runs")) == 16
+    maintenance.prune(make_context())
+    assert len(ids(engine, "runs")) == 4
+
+
+def test_the_walk_ends_where_everything_is_young(
+    engine: Engine, make_context: Callable[..., Context], notes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_history, "FIRST", 4)
+    monkeypatch.setattr(_history, "LARGEST", 4)
+    run_script(engine, MANY)
+    run_script(engine, MANY.replace(OLD_RUN, "now()"))
+    maintenance.prune(make_context())
+    pages = [step["note"] for step in notes.steps if step["note"].startswith("runs")]
+    assert pages == [f"runs, up to {last}" for last in (4, 8, 12, 16, 20, 24)]
+
+
+def test_a_run_that_somebody_is_moving_is_left_for_the_next_night(
+    engine: Engine, make_context: Callable[..., Context]
+) -> None:
+    run_script(engine, MANY)
+    with engine.connect() as connection:
+        connection.execute(text("UPDATE runs SET state = 'waiting' WHERE id = 1"))
+        maintenance.prune(make_context())
+        connection.commit()
+    assert ids(engine, "runs") == [1, 5, 10, 15, 20]
+
+
+@pytest.mark.parametrize(("seconds", "size"), [(0.01, 2_000), (0.3, 1_000), (0.6, 500), (60, 500)])
+def test_the_size_of_a_page_follows_the_clock(seconds: float, size: int) -> None:
+    assert _history.next_size(1_000, seconds) == size
+    assert _history.next_size(1, 60) == 1
+    assert _history.next_size(_history.LARGEST, 0) == _history.LARGEST
+
+
+def test_ended_redrives_go_with_their_runs_and_open_ones_stay(
     engine: Engine, make_context: Callable[..., Context]
 ) -> None:
     run_script(
         engine,
-        f"""
-        INSERT INTO runs (id, job, queue, args, state, max_attempts, finished_at) VALUES
-            (1, 'a.b', 'q', '{{}}', 'succeeded', 1, {OLD_RUN}), (2, 'a.b', 'q', '{{}}', 'dead', 1, {OLD_RUN}),
-            (3, 'a.b', 'q', '{{}}', 'cancelled', 1, {OLD_RUN}), (4, 'a.b', 'q', '{{}}', 'succeeded', 1, now()),
-            (5, 'a.b', 'q', '{{}}', 'waiting', 1, NULL);
-        INSERT INTO attempts (run_id, number, started_at, outcome) VALUES (1, 1, now(), 'succeeded');
+        """
+        INSERT INTO redrives (selection, created_by, stop_at, ended_at)
+        SELECT '--job a.b', 'kim', 20, CASE WHEN n > 1 THEN now() - interval '91 days' END
+        FROM generate_series(1, 12) n;
+        INSERT INTO redriven (redrive_id, run_id) VALUES (1, 1), (2, 2)
         """,
     )
     result = maintenance.prune(make_context()) or {}
-    assert result["runs"] == 1
-    assert ids(engine, "runs") == [2, 3, 4, 5]
-    assert ids(engine, "attempts") == []
-
-
-def test_a_long_list_goes_in_batches(
-    engine: Engine, make_context: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(maintenance, "TOGETHER", 3)
-    run_script(
-        engine,
-        f"""
-        INSERT INTO runs (job, queue, args, state, max_attempts, finished_at)
-        SELECT 'a.b', 'q', '{{}}', 'succeeded', 1, {OLD_RUN} FROM generate_series(1, 10)
-        """,
-    )
-    result = maintenance.prune(make_context()) or {}
-    assert result["runs"] == 10
-    assert ids(engine, "runs") == []
+    assert result["redrives"] == 11
+    assert ids(engine, "redrives") == [1]
 
 
 def test_stopped_processes_and_recorded_slots_go_in_their_time(

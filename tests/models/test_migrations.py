@@ -20,6 +20,7 @@ from sandbox.services import Services
 
 _numbers = count(1)
 ROOT = Path(__file__).parent.parent.parent
+TABLES = Base.metadata.tables
 REVISIONS = list(ScriptDirectory(str(Path(migrations.__file__).parent)).walk_revisions())
 
 
@@ -67,6 +68,15 @@ def test_the_migrations_make_exactly_the_tables_of_the_models(engine: Engine) ->
             connection, opts={"compare_type": True, "compare_server_default": True, "target_metadata": Base.metadata}
         )
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_the_tables_keep_the_room_that_the_models_ask_for(engine: Engine) -> None:
+    asked = {name: dict(table.dialect_options["postgresql"].get("with") or {}) for name, table in TABLES.items()}
+    options = text("SELECT relname, reloptions FROM pg_class WHERE relnamespace = 'public'::regnamespace")
+    with engine.connect() as connection:
+        found = {name: dict(option.split("=") for option in kept or []) for name, kept in connection.execute(options)}
+    assert {name: found[name] for name in asked} == asked
+    assert found["runs"]["fillfactor"] == "85"
 
 
 def test_a_fresh_database_has_no_revision_and_a_migrated_one_the_newest(empty: Engine) -> None:

@@ -143,3 +143,13 @@ def test_a_withdrawn_product_gives_its_sku_free(shop: Connection) -> None:
 def test_the_read_ordinal_starts_at_the_clock(shop: Connection) -> None:
     found = shop.execute(text("SELECT nextval('search_versions') > 1000 * (extract(epoch FROM now()) - 86400)"))
     assert found.scalar_one()
+
+
+def test_every_foreign_key_that_cascades_is_found_by_an_index(engine: Engine) -> None:
+    unindexed = text("""
+        SELECT conrelid::regclass, conname FROM pg_constraint c
+        WHERE contype = 'f' AND confdeltype = 'c' AND NOT EXISTS (
+            SELECT 1 FROM pg_index i WHERE i.indrelid = c.conrelid AND i.indpred IS NULL AND i.indkey[0] = c.conkey[1])
+    """)
+    with engine.connect() as connection:
+        assert connection.execute(unindexed).all() == []

@@ -10,9 +10,21 @@ import pytest
 from sqlalchemy import Connection, Engine, select, text
 
 import jobs
+from jobs import Priority
 from models import MOVES, AuditEntry, Event, Run, State, Stream, StreamMove
 from workers import actions
-from workers.actions import CANCEL, DISCARD, HOLDS, RETRY, EventSelection, Refused, Selection, _asking
+from workers.actions import (
+    CANCEL,
+    DISCARD,
+    HOLDS,
+    RESTORE,
+    RETRY,
+    EventSelection,
+    Refused,
+    Selection,
+    _asking,
+    prioritise,
+)
 
 MARK = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
 INSERT = text("""
@@ -48,6 +60,7 @@ def audit(engine: Engine) -> list[Any]:
 def test_every_move_is_a_legal_one() -> None:
     assert all(State.WAITING in MOVES[state] for state in RETRY.leaves)
     assert all(State.CANCELLED in MOVES[state] for state in CANCEL.leaves | DISCARD.leaves)
+    assert all(State.DEAD in MOVES[state] for state in RESTORE.leaves)
 
 
 @pytest.mark.parametrize("state", [State.DEAD, State.CANCELLED, State.SUCCEEDED])
@@ -101,6 +114,82 @@ def test_only_the_dead_are_discarded(engine: Engine) -> None:
     assert moved.ids == [dead]
     run = state_of(engine, dead)
     assert (run.state, run.error) == ("cancelled", "broken")
+
+
+def test_a_discarded_run_comes_back_as_it_was_and_can_be_discarded_again(engine: Engine) -> None:
+    with engine.begin() as connection:
+        run_id = a_run(connection, error="broken")
+    before = state_of(engine, run_id)
+    with engine.begin() as connection:
+        actions.move(connection, DISCARD, Selection(job="a.b"), by="kim")
+    assert state_of(engine, run_id).discarded_at is not None
+    with engine.begin() as connection:
+        assert actions.move(connection, RESTORE, Selection(job="a.b"), by="lee").ids == [run_id]
+    assert state_of(engine, run_id) == before
+    assert [(entry.actor, entry.action) for entry in audit(engine)] == [
+        ("kim", "runs discard"),
+        ("lee", "runs restore"),
+    ]
+    with engine.begin() as connection:
+        assert actions.move(connection, DISCARD, Selection(ids=(run_id,)), by="kim").ids == [run_id]
+
+
+def test_only_what_was_discarded_within_a_day_comes_back(engine: Engine) -> None:
+    with engine.begin() as connection:
+        old, cancelled = a_run(connection), a_run(connection, State.CANCELLED)
+        actions.move(connection, DISCARD, Selection(ids=(old,)), by="kim")
+        connection.execute(
+            text("UPDATE runs SET discarded_at = now() - interval '25 hours' WHERE id = :id"), {"id": old}
+        )
+        moved = actions.move(connection, RESTORE, Selection(ids=(old, cancelled)), by="kim")
+    assert moved.ids == []
+    assert moved.left[old] == "it was discarded more than a day ago"
+    assert moved.left[cancelled] == "it was cancelled, not discarded"
+
+
+def test_a_discarded_run_that_is_retried_is_discarded_no_more(engine: Engine) -> None:
+    with engine.begin() as connection:
+        run_id = a_run(connection)
+        actions.move(connection, DISCARD, Selection(ids=(run_id,)), by="kim")
+        actions.move(connection, RETRY, Selection(ids=(run_id,)), by="kim")
+    assert state_of(engine, run_id).discarded_at is None
+
+
+def test_waiting_runs_become_urgent_and_those_on_the_broker_keep_their_place(engine: Engine) -> None:
+    with engine.begin() as connection:
+        waiting, queued = a_run(connection, State.WAITING), a_run(connection, State.QUEUED)
+        again, running = a_run(connection, State.WAITING), a_run(connection, State.RUNNING)
+        connection.execute(text("UPDATE runs SET priority = 0 WHERE id = :id"), {"id": again})
+        named = Selection(ids=(waiting, queued, again, running))
+        moved = actions.move(connection, prioritise(Priority.URGENT), named, by="kim")
+        assert actions.on_the_broker(connection, Selection(job="a.b")) == 1
+    assert moved.ids == [waiting]
+    assert moved.left == {
+        queued: "it is on the broker and keeps its place there",
+        again: "it is so already",
+        running: "it is running, and prioritise takes only: waiting",
+    }
+    assert [state_of(engine, run_id).priority for run_id in (waiting, queued)] == [0, 2]
+    assert audit(engine)[0].details == {"ids": [waiting], "to": "urgent"}
+
+
+def test_a_dry_run_counts_by_job_and_by_the_class_of_the_last_error(engine: Engine) -> None:
+    attempt = text("""
+        INSERT INTO attempts (run_id, number, started_at, outcome, error_class) VALUES
+            (:id, 1, now(), 'failed', :class), (:id, 0, now(), 'failed', 'Older')
+    """)
+    with engine.begin() as connection:
+        for job, kind in (("a.b", "Unavailable"), ("a.b", "Unavailable"), ("a.b", "KeyError"), ("c.d", "KeyError")):
+            connection.execute(attempt, {"id": a_run(connection, job=job, error=f"{kind}: no"), "class": kind})
+        a_run(connection, error="discarded by hand")
+        found = actions.groups(connection, RETRY, Selection(states=(State.DEAD,)))
+    assert [(group.job, group.error_class, group.count) for group in found] == [
+        ("a.b", "Unavailable", 2),
+        ("a.b", "KeyError", 1),
+        ("a.b", None, 1),
+        ("c.d", "KeyError", 1),
+    ]
+    assert found[0].example == "Unavailable: no"
 
 
 def test_filters_that_name_no_state_retry_the_dead_only(engine: Engine) -> None:

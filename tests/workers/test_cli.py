@@ -134,6 +134,13 @@ def test_it_is_also_a_module(environment: dict[str, str]) -> None:
         ("runs show 12", "there is no run 12"),
         ("runs show 99999999999999999999", "Invalid value for 'ID'"),
         ("runs retry", "say which runs"),
+        ("runs retry --canary 5", "say which runs"),
+        ("runs retry --state succeeded --rate 1", "are for dead runs"),
+        ("runs retry --job warehouse.sync --stop-at 101", "--stop-at"),
+        ("runs prioritise 1", "--to"),
+        ("runs prioritise 1 --to soon", "soon"),
+        ("redrives show 4", "there is no redrive 4"),
+        ("redrives stop 4", "there is no redrive 4"),
         ("run", "Missing argument"),
         ("run warehouse.snyc", "did you mean warehouse.sync?"),
         ("run warehouse.sync --arg full=maybe", "argument 'full'"),
@@ -215,6 +222,7 @@ def test_migrate_needs_the_database_alone_and_says_from_where_to_where(cli: Cli,
         "upstreams list",
         "webhooks list",
         "streams list",
+        "redrives list",
         "processes",
         "audit",
     ],
@@ -274,6 +282,88 @@ def test_runs_are_moved_by_filters_after_a_dry_run(cli: Cli, engine: Engine) -> 
     entry = parsed(cli("audit", "--json"))[0]
     assert (entry["actor"], entry["action"], entry["count"]) == ("kim", "runs retry", 3)
     assert "--job warehouse.sync" in entry["target"]
+
+
+def test_a_dry_run_of_a_retry_says_what_the_runs_failed_of(ask: Cli, engine: Engine) -> None:
+    run_id = insert_run(engine, error="Bearer hush was refused\nmore")
+    rows.change(
+        engine,
+        """
+        INSERT INTO attempts (run_id, number, started_at, outcome, error_class)
+        VALUES (:id, 0, now(), 'failed', 'Unauthorized')
+        """,
+        id=run_id,
+    )
+    insert_run(engine)
+    dry = ask("runs", "retry", "--state", "dead", "--dry-run")
+    assert re.search(r"warehouse.sync +Unauthorized +1 ", dry.stdout)
+    assert "hush" not in dry.stdout
+    groups = parsed(ask("runs", "retry", "--state", "dead", "--canary", "1", "--dry-run", "--json"))["groups"]
+    assert [(group["error_class"], group["count"]) for group in groups] == [("Unauthorized", 1), (None, 1)]
+    assert rows.one(engine, "SELECT count(*) FROM redrives") == 0
+
+
+def test_waiting_runs_are_made_urgent_and_what_comes_too_late_is_said(ask: Cli, engine: Engine) -> None:
+    waiting, queued = insert_run(engine, "waiting"), insert_run(engine, "queued")
+    done = ask("runs", "prioritise", "--job", "warehouse.sync", "--to", "urgent")
+    assert f"1 run now urgent: {waiting}" in done.stdout
+    assert "on the broker already, where they keep their place: 1 matching" in done.stderr
+    assert parsed(ask("runs", "list", "--state", "waiting", "--json"))[0]["priority"] == 0
+    named = ask("runs", "prioritise", str(queued), "--to", "bulk")
+    assert named.returncode == 1
+    assert f"run {queued} stays as it is: it is on the broker" in named.stderr
+
+
+def test_discarded_runs_are_restored(ask: Cli, engine: Engine) -> None:
+    run_id = insert_run(engine, error="broken")
+    assert ask("runs", "discard", str(run_id)).returncode == 0
+    assert "1 run would be touched by restore" in ask("runs", "restore", "--job", "warehouse.sync", "--dry-run").stdout
+    assert "1 run dead again" in ask("runs", "restore", str(run_id)).stdout
+    assert rows.state(engine, run_id) == "dead"
+
+
+def test_a_redrive_is_begun_listed_and_stopped(ask: Cli, engine: Engine) -> None:
+    for _ in range(3):
+        insert_run(engine)
+    careful = ("runs", "retry", "--state", "dead", "--canary", "1", "--rate", "0.5", "--no-wait", "--by", "kim")
+    begun = parsed(ask(*careful, "--json"))
+    assert (begun["total"], begun["to_go"], begun["moved"]) == (3, 3, 0)
+    number = str(begun["id"])
+    assert "--canary 1 --rate 0.5 --stop-at 20" in ask("redrives", "show", number).stdout
+    assert "the canary of 1 is out" in ask("redrives", "list").stdout
+    assert "would be stopped" in ask("redrives", "stop", number, "--dry-run").stdout
+    assert "is stopped" in ask("redrives", "stop", number, "--by", "lee").stdout
+    assert "has stopped already" in ask("redrives", "stop", number).stdout
+    watched = ask("redrives", "watch", number, "--json")
+    assert watched.returncode == 1
+    assert json.loads(watched.stdout)["why"] == "lee stopped it"
+    assert json.loads(watched.stdout)["kept"] == 3
+
+
+def test_ctrl_c_ends_the_watching_and_not_the_redrive(environment: dict[str, str], cli: Cli, engine: Engine) -> None:
+    insert_run(engine)
+    command = [str(HEADRACE), "runs", "retry", "--state", "dead", "--rate", "1"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stderr is not None
+        assert "has taken 1 run;" in watching.stderr.readline()
+        assert "1 to go" in watching.stderr.readline()
+        watching.send_signal(signal.SIGINT)
+        assert "goes on without you" in watching.stderr.readline()
+        assert watching.wait(30) == 130
+    assert parsed(cli("redrives", "list", "--json"))[0]["ended_at"] is None
+
+
+@pytest.mark.usefixtures("processes")
+def test_a_redrive_is_watched_to_its_end_and_the_code_says_whether_it_was_stopped(cli: Cli, engine: Engine) -> None:
+    ids = [insert_run(engine) for _ in range(3)]  # a warehouse that nobody configured: they fail again
+    stopped = cli("runs", "retry", "--job", "warehouse.sync", "--canary", "1", "--stop-at", "0")
+    assert stopped.returncode == 1
+    assert "1 of 1 tried runs failed again" in stopped.stdout
+    assert [rows.state(engine, run_id) for run_id in ids[1:]] == ["dead", "dead"]
+    rows.change(engine, "UPDATE runs SET job = 'maintenance.check_ledger', queue = 'maintenance' WHERE state = 'dead'")
+    done = cli("runs", "retry", "--job", "maintenance.check_ledger", "--rate", "20", "--json")
+    report = parsed(done)
+    assert (report["succeeded"], report["failed"], report["why"]) == (report["total"], 0, "every run was tried")
 
 
 def test_a_run_that_cannot_be_moved_is_explained_and_the_code_is_1(cli: Cli, engine: Engine) -> None:

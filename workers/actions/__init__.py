@@ -11,8 +11,20 @@ at once do it once. What cannot be done is refused with a sentence, never half d
 from workers.actions._asking import enqueue, fire
 from workers.actions._audit import Refused, record
 from workers.actions._events import EventSelection, Replayed, backfill, replay, replayable
+from workers.actions._groups import Group, groups, on_the_broker
 from workers.actions._holds import HOLDS, RAMP, Hold, is_paused, keys_of, limit, pause, resume
-from workers.actions._moves import CANCEL, DISCARD, RETRY, Move, Moved, candidates, move
+from workers.actions._moves import (
+    CANCEL,
+    DISCARD,
+    RESTORE,
+    RETRY,
+    Move,
+    Moved,
+    candidates,
+    move,
+    prioritise,
+)
+from workers.actions._redrives import Care, begin_redrive, redrives, stop_redrive
 from workers.actions._rewind import check_rewind, find_stream, rewind
 from workers.actions._selection import Selection
 
@@ -21,8 +33,11 @@ __all__ = [
     "DISCARD",
     "HOLDS",
     "RAMP",
+    "RESTORE",
     "RETRY",
+    "Care",
     "EventSelection",
+    "Group",
     "Hold",
     "Move",
     "Moved",
@@ -30,19 +45,25 @@ __all__ = [
     "Replayed",
     "Selection",
     "backfill",
+    "begin_redrive",
     "candidates",
     "check_rewind",
     "enqueue",
     "find_stream",
     "fire",
+    "groups",
     "is_paused",
     "keys_of",
     "limit",
     "move",
+    "on_the_broker",
     "pause",
+    "prioritise",
     "record",
+    "redrives",
     "replay",
     "replayable",
     "resume",
     "rewind",
+    "stop_redrive",
 ]

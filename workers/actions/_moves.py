@@ -3,23 +3,30 @@
     retry     dead, cancelled, succeeded -> waiting, due now, with a fresh allowance of failures
     cancel    waiting, queued -> cancelled; a running run is asked to stop and ends at its next check
     discard   dead -> cancelled: nobody needs to look at it any more
+    restore   cancelled -> dead, for a day after it was discarded
+
+`prioritise` changes no state: it says how urgent waiting runs are. What was pushed already keeps its place.
 
 Rows are locked in the order of their ids, as the workers do it, so that a large move and a busy worker never wait for
 each other in a circle.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, case, func, null, or_, select, true, update
 
+from jobs import Priority
 from models import Run, State
 from workers.actions._audit import Refused, record
 from workers.actions._selection import Selection
 
 #: Ids that the audit keeps of one action.
 KEPT_IDS = 100
+#: How long a discarded run may be restored.
+REGRET = timedelta(hours=24)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +42,8 @@ class Move:
     values: Callable[[str], Mapping[str, Any]]
     #: What else a row must satisfy.
     further: ColumnElement[bool]
+    #: What the audit keeps beside the ids.
+    noted: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,7 @@ def _again(by: str) -> dict[str, Any]:
         "queued_at": null(),
         "finished_at": null(),
         "cancel_requested_at": null(),
+        "discarded_at": null(),
         "progress": null(),
         "result": null(),
         "error": null(),
@@ -77,7 +87,12 @@ def _cancelled(by: str) -> dict[str, Any]:
 
 def _discarded(by: str) -> dict[str, Any]:
     del by  # the audit says who; the run keeps the error it died of
-    return {"state": State.CANCELLED}
+    return {"state": State.CANCELLED, "discarded_at": func.now()}
+
+
+def _restored(by: str) -> dict[str, Any]:
+    del by
+    return {"state": State.DEAD, "discarded_at": null()}
 
 
 RETRY = Move(
@@ -97,6 +112,27 @@ CANCEL = Move(
     or_(Run.state != State.RUNNING, Run.cancel_requested_at.is_(None)),
 )
 DISCARD = Move("discard", "discarded", frozenset({State.DEAD}), frozenset({State.DEAD}), _discarded, true())
+RESTORE = Move(
+    "restore",
+    "dead again, as before they were discarded",
+    frozenset({State.CANCELLED}),
+    frozenset({State.CANCELLED}),
+    _restored,
+    Run.discarded_at > func.now() - REGRET,
+)
+
+
+def prioritise(to: Priority) -> Move:
+    """Return the move that gives waiting runs this priority."""
+    return Move(
+        "prioritise",
+        f"now {to.name.lower()}",
+        frozenset({State.WAITING}),
+        frozenset({State.WAITING}),
+        lambda _: {"priority": to.value},
+        Run.priority != to.value,
+        {"to": to.name.lower()},
+    )
 
 
 def move(connection: Connection, kind: Move, selection: Selection, *, by: str) -> Moved:
@@ -105,14 +141,13 @@ def move(connection: Connection, kind: Move, selection: Selection, *, by: str) -
     Raises:
         Refused: If the selection is empty, because that would be everything.
     """
-    movable = _movable(kind, selection)
-    locked = select(Run.id).where(movable).order_by(Run.id).with_for_update()
+    locked = select(Run.id).where(movable(kind, selection)).order_by(Run.id).with_for_update()
     # The state is named twice: a row that changed while we waited for its lock is judged anew.
     again = and_(Run.state.in_(kind.leaves), kind.further)
     moved = update(Run).where(Run.id.in_(locked), again).values(**kind.values(by)).returning(Run.id)
     ids = sorted(connection.execute(moved).scalars())
     if ids:
-        details = {"ids": ids[:KEPT_IDS]}
+        details = {"ids": ids[:KEPT_IDS], **kind.noted}
         target = selection.describe()
         record(connection, by=by, action=f"runs {kind.verb}", target=target, count=len(ids), details=details)
     return Moved(ids, _left(connection, kind, selection, set(ids)))
@@ -124,11 +159,16 @@ def candidates(connection: Connection, kind: Move, selection: Selection) -> Move
     Raises:
         Refused: As `move`.
     """
-    ids = list(connection.execute(select(Run.id).where(_movable(kind, selection)).order_by(Run.id)).scalars())
+    ids = list(connection.execute(select(Run.id).where(movable(kind, selection)).order_by(Run.id)).scalars())
     return Moved(ids, _left(connection, kind, selection, set(ids)))
 
 
-def _movable(kind: Move, selection: Selection) -> ColumnElement[bool]:
+def movable(kind: Move, selection: Selection) -> ColumnElement[bool]:
+    """Return which runs a move takes.
+
+    Raises:
+        Refused: If the selection is empty, because that would be everything.
+    """
     if selection.empty:
         raise Refused(f"say which runs to {kind.verb}: ids, or filters such as --state or --job")
     wanted = selection if selection.ids else selection.within(kind.usual)
@@ -139,19 +179,21 @@ def _left(connection: Connection, kind: Move, selection: Selection, moved: set[i
     left = [number for number in selection.ids if number not in moved]
     if not left:
         return {}
-    asked = select(Run.id, Run.state, Run.cancel_requested_at.is_not(None)).where(Run.id.in_(left))
-    states: dict[int, tuple[str | None, bool]] = {
-        number: (state, requested) for number, state, requested in connection.execute(asked)
-    }
-    return {number: _why_left(kind, *states.get(number, (None, False))) for number in left}
+    asked = select(Run.id, Run.state, Run.cancel_requested_at, Run.discarded_at).where(Run.id.in_(left))
+    found = {row.id: row for row in connection.execute(asked)}
+    return {number: _why_left(kind, found.get(number)) for number in left}
 
 
-def _why_left(kind: Move, state: str | None, asked_already: bool) -> str:
-    if state is None:
+def _why_left(kind: Move, run: Any) -> str:
+    if run is None:
         return "there is no such run"
-    if kind is CANCEL and state == State.RUNNING and asked_already:
+    if kind is CANCEL and run.state == State.RUNNING and run.cancel_requested_at:
         return "it was asked to stop already and ends at its next check"
-    if state in kind.leaves:
+    if kind is RESTORE and run.state == State.CANCELLED:
+        return "it was discarded more than a day ago" if run.discarded_at else "it was cancelled, not discarded"
+    if kind.verb == "prioritise" and run.state in {State.WAITING, State.QUEUED}:
+        return "it is so already" if run.state == State.WAITING else "it is on the broker and keeps its place there"
+    if run.state in kind.leaves:
         return "it does not match the filters"
     known = ", ".join(sorted(kind.leaves))
-    return f"it is {state}, and {kind.verb} takes only: {known}"
+    return f"it is {run.state}, and {kind.verb} takes only: {known}"

@@ -12,6 +12,7 @@ from workers.cli import (
     migrate,
     processes,
     queues,
+    redrives,
     run,
     runs,
     schedules,
@@ -32,7 +33,7 @@ app = typer.Typer(
 for command in (migrate.migrate, doctor.doctor, run.run, processes.processes, audit.audit):
     app.command()(command)
 app.add_typer(jobs.app)
-for noun in (runs, queues, keys, schedules, upstreams, webhooks, streams, search):
+for noun in (runs, redrives, queues, keys, schedules, upstreams, webhooks, streams, search):
     app.add_typer(noun.app, no_args_is_help=True)
 
 

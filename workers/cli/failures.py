@@ -47,7 +47,7 @@ def explain(error: BaseException) -> Failure | None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return Failure("the output was not read to its end", 1)
         case typer.TyperException():
-            return Failure(error.format_message().replace("Value error, ", ""), error.exit_code)
+            return Failure(" ".join(error.format_message().replace("Value error, ", "").split()), error.exit_code)
         case BadSettings() | BadArguments() | BadRule() | UnknownJob() | Refused() | NotConfigured():
             return Failure(str(error.args[0]), 2)
         case IntegrationError() | RedisError() | SQLAlchemyError():

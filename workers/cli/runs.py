@@ -1,4 +1,4 @@
-"""Runs: find them, look at one, run them again, cancel them, discard them."""
+"""Runs: find them, look at one, and move one or many."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -6,22 +6,49 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import Connection, func, select, true
 
+from jobs import Priority
 from models import Run, State
-from workers import actions
-from workers.actions import CANCEL, DISCARD, RETRY, Move, Moved, Selection
-from workers.cli import story
+from workers.actions import CANCEL, DISCARD, RESTORE, RETRY, Care, Move, Selection, prioritise
+from workers.cli import moving, redrives, story
 from workers.cli.life import clean, word
-from workers.cli.opening import acting, reading
+from workers.cli.opening import reading
 from workers.cli.options import LARGEST_ID, Arguments, AsJson, Before, By, DryRun, Limit, Since, pairs
 from workers.cli.tables import print_json, show
 
-app = typer.Typer(name="runs", help="List, show, retry, cancel and discard runs.")
+app = typer.Typer(name="runs", help="List, show, retry, cancel, discard, restore and prioritise runs.")
+
+PRIORITIES = ", ".join(priority.name.lower() for priority in Priority)
+
+
+def urgency(typed: str) -> Priority:
+    """Read a priority by its name.
+
+    Raises:
+        typer.BadParameter: If it is none.
+    """
+    try:
+        return Priority[typed.upper()]
+    except KeyError:
+        raise typer.BadParameter(f"{typed!r} is no priority: give one of {PRIORITIES}") from None
+
 
 Id = Annotated[int, typer.Argument(min=1, max=LARGEST_ID, metavar="ID", help="The run.", show_default=False)]
 Ids = Annotated[list[int] | None, typer.Argument(min=1, max=LARGEST_ID, metavar="ID", help="Runs.", show_default=False)]
 States = Annotated[list[State] | None, typer.Option("--state", help="Only these states; may be given more than once.")]
 JobName = Annotated[str | None, typer.Option("--job", metavar="NAME", help="Only runs of this job.")]
 QueueName = Annotated[str | None, typer.Option("--queue", metavar="NAME", help="Only runs of this queue.")]
+Canary = Annotated[
+    int | None, typer.Option("--canary", min=1, metavar="N", help="Try so many first, and wait for what they come to.")
+]
+Rate = Annotated[
+    float | None, typer.Option("--rate", min=0.001, max=10_000, metavar="R", help="So many a second at most.")
+]
+StopAt = Annotated[
+    int | None,
+    typer.Option("--stop-at", min=0, max=100, metavar="PERCENT", help="Stop when more of the tried ones fail again."),
+]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Begin, print the redrive's id and do not watch it.")]
+To = Annotated[Priority, typer.Option("--to", parser=urgency, metavar="PRIORITY", help=f"One of {PRIORITIES}.")]
 ErrorPart = Annotated[str | None, typer.Option("--error", metavar="TEXT", help="Only runs whose error contains this.")]
 
 #: What a listing reads of a run.
@@ -30,6 +57,7 @@ LISTED = (
     Run.job,
     Run.queue,
     Run.state,
+    Run.priority,
     Run.attempt,
     Run.failures,
     Run.max_attempts,
@@ -41,18 +69,17 @@ LISTED = (
     Run.progress,
     Run.result,
     Run.error,
+    Run.discarded_at,
     Run.schedule,
     Run.slot_at,
     Run.event_id,
 )
-#: What the moves do, as their help.
+#: What the moves that need no more than a selection do, as their help.
 MOVES = {
-    RETRY: "Run again: any ended run by id; by filters the dead ones, unless --state says otherwise.",
     CANCEL: "Cancel waiting and queued runs, and ask running ones to stop at their next check.",
-    DISCARD: "Put dead runs aside for good; they stay listed as cancelled.",
+    DISCARD: "Put dead runs aside; they stay listed as cancelled, and `restore` brings them back for a day.",
+    RESTORE: "Bring back runs that were discarded within the last 24 hours: dead, as they were.",
 }
-#: Ids that are said one by one when a move is told.
-_TOLD = 10
 
 #: Characters of an error in a listing; `runs show` has all of it.
 LONGEST_ERROR = 60
@@ -106,7 +133,45 @@ def show_run(run: Id, *, as_json: AsJson = False) -> None:
         story.tell(told)
 
 
-def _mover(kind: Move) -> Callable[..., None]:
+@app.command()
+def retry(
+    *,
+    ids: Ids = None,
+    state: States = None,
+    job: JobName = None,
+    queue: QueueName = None,
+    error: ErrorPart = None,
+    since: Since = None,
+    arguments: Arguments = None,
+    canary: Canary = None,
+    rate: Rate = None,
+    stop_at: StopAt = None,
+    no_wait: NoWait = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    by: By,
+) -> None:
+    """Run again: any ended run by id; by filters the dead ones, unless --state says otherwise.
+
+    With --canary, --rate or --stop-at, dead runs are run again with care, by the relays: this command only watches.
+    """
+    selection = Selection(
+        ids=tuple(ids or ()),
+        states=tuple(state or ()),
+        job=job,
+        queue=queue,
+        error=error,
+        since=since,
+        arguments=pairs(arguments),
+    )
+    if dry_run or canary == rate == stop_at is None:
+        moving.apply(RETRY, selection, by, dry_run=dry_run, as_json=as_json)
+        return
+    care = Care(canary=canary, rate=rate) if stop_at is None else Care(canary=canary, rate=rate, stop_at=stop_at)
+    redrives.begin(selection, care, by, no_wait=no_wait, as_json=as_json)
+
+
+def _mover(chosen: Move) -> Callable[..., None]:
     def act(
         *,
         ids: Ids = None,
@@ -129,7 +194,7 @@ def _mover(kind: Move) -> Callable[..., None]:
             since=since,
             arguments=pairs(arguments),
         )
-        _move(kind, selection, by, dry_run=dry_run, as_json=as_json)
+        moving.apply(chosen, selection, by, dry_run=dry_run, as_json=as_json)
 
     return act
 
@@ -138,31 +203,28 @@ for move, summary in MOVES.items():
     app.command(move.verb, help=summary)(_mover(move))
 
 
+@app.command("prioritise")
+def prioritise_runs(
+    *,
+    to: To,
+    ids: Ids = None,
+    job: JobName = None,
+    queue: QueueName = None,
+    error: ErrorPart = None,
+    since: Since = None,
+    arguments: Arguments = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    by: By,
+) -> None:
+    """Make waiting runs more or less urgent; those that are on the broker already keep their place there."""
+    selection = Selection(
+        ids=tuple(ids or ()), job=job, queue=queue, error=error, since=since, arguments=pairs(arguments)
+    )
+    moving.apply(prioritise(to), selection, by, dry_run=dry_run, as_json=as_json)
+
+
 def _listed(connection: Connection, selection: Selection, before: int | None, limit: int) -> list[dict[str, Any]]:
     page = Run.id < before if before is not None else true()
     chosen = select(*LISTED, func.now().label("now")).where(selection.condition(), page)
     return [clean(dict(row)) for row in connection.execute(chosen.order_by(Run.id.desc()).limit(limit)).mappings()]
-
-
-def _move(kind: Move, selection: Selection, by: str, *, dry_run: bool, as_json: bool) -> None:
-    if dry_run:
-        with reading() as connection:
-            moved = actions.candidates(connection, kind, selection)
-    else:
-        with acting() as connection:
-            moved = actions.move(connection, kind, selection, by=by)
-    if as_json:
-        print_json({"action": kind.verb, "dry_run": dry_run, "count": len(moved.ids)} | vars(moved))
-    else:
-        typer.echo(_told(kind, moved, dry_run=dry_run))
-    for number, reason in moved.left.items():
-        typer.echo(f"run {number} stays as it is: {reason}", err=True)
-    if moved.left:
-        raise typer.Exit(1)
-
-
-def _told(kind: Move, moved: Moved, *, dry_run: bool) -> str:
-    count = f"{len(moved.ids):,} run{'' if len(moved.ids) == 1 else 's'}"
-    ids = ": " + ", ".join(map(str, moved.ids[:_TOLD])) + (", ..." if len(moved.ids) > _TOLD else "")
-    verb = f"would be touched by {kind.verb} (dry run, nothing was changed)" if dry_run else kind.done
-    return f"{count} {verb}{ids if moved.ids else ''}"
