@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from threading import Condition, Thread
 from typing import Any, Self
 
@@ -68,7 +67,7 @@ class Outcomes:
         entry = {
             "run_id": run_id,
             "attempt": attempt,
-            "at": datetime.now(UTC),
+            "said": time.monotonic(),
             "line": logs.redact_text(line),
             "fields": logs.redact(fields) or None,
         }
