@@ -4,6 +4,8 @@ Four databases are filled with one statement each, attempts too, and drained in 
 at rows that are done or not due yet gets slower with every day that it is in use.
 """
 
+from dataclasses import replace
+
 from tests.benchmarks.contestants import OURS, Ours
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.report import Table, figure, times
@@ -62,9 +64,7 @@ def measure(plan: Plan) -> Table:
 
 def _filled(plan: Plan, place: int, label: str) -> Ours:
     ended, later = (plan.scaled(count) if count else 0 for count in SIZES[label])
-    engine = Ours(
-        f"history{place}", label, OURS.keeps, JOBS, OURS.module, OURS.interpreter, postgres=True, number=place + 1
-    )
+    engine = replace(OURS, name=f"history{place}", label=label, number=place + 1)
     plan.say(f"filling: {label}")
     engine.clean(plan.ground)
     # The keys between attempts and runs hold by construction: checking five million of them would take minutes.
