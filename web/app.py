@@ -19,6 +19,7 @@ from web.machines import Machines, Overview
 from web.metrics import Census
 from web.pages import Pages
 from web.pulse import Pulse
+from web.runs import Runs, RunView
 from web.secure import SecureHeaders
 from web.webhooks import Receiver
 from workers.runtime import Runtime
@@ -49,6 +50,9 @@ def build(runtime: Runtime) -> ASGIApp:
     app.mount("/webhooks", Receiver(_sources(runtime), inbox, registry))
     app.mount("/static", StaticFiles(directory=STATIC))
     app.get("/api/v1/overview", response_model=Overview, summary="Everything at a glance")(machines.overview)
+    app.get("/api/v1/runs/{run_id:int}", response_model=RunView, summary="One run and why it stands there")(
+        Runs(runtime.engine).show
+    )
     for path, endpoint in (
         ("/", pages.overview),
         ("/api/docs", pages.operations),

@@ -147,7 +147,7 @@ def test_the_description_of_the_api_names_what_the_overview_answers(shop: httpx.
     schema = shop.get("/api/openapi.json").json()
     answer = shop.get("/api/v1/overview").json()
     described = schema["components"]["schemas"]["Snapshot"]["properties"]
-    assert set(schema["paths"]) == {"/api/v1/overview"}
+    assert set(schema["paths"]) == {"/api/v1/overview", "/api/v1/runs/{run_id}"}
     assert set(described) == set(answer["overview"])
     assert answer["overview"]["queues"][0]["name"] == "maintenance"
     assert answer["overview"]["index"]["drift"] == 0
@@ -172,3 +172,18 @@ def test_prometheus_reads_the_census_and_the_receiver(shop: httpx.Client) -> Non
     ):
         assert line in metrics
     assert re.search(r'headrace_stream_freshness_seconds\{stream="warehouse/products"\} 11\d\d', metrics)
+
+
+def test_a_run_says_over_the_api_why_it_waits(shop: httpx.Client, engine: Engine) -> None:
+    with engine.begin() as connection:
+        run_id = connection.execute(text("SELECT max(id) FROM runs WHERE state = 'waiting'")).scalar_one()
+    answer = shop.get(f"/api/v1/runs/{run_id}").json()
+    assert (answer["id"], answer["state"], answer["waits_for"]["kind"]) == (run_id, "waiting", "due")
+    assert answer["why"].startswith("waits until its time comes")
+    assert "args" not in answer
+
+
+@pytest.mark.parametrize("run_id", ["0", "999999999", "9" * 30, "one", "-1"])
+def test_a_run_that_is_not_there_is_a_problem_and_no_mistake_of_ours(client: httpx.Client, run_id: str) -> None:
+    answer = client.get(f"/api/v1/runs/{run_id}")
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")

@@ -15,10 +15,10 @@ from models import State
 from workers.actions import Refused
 from workers.blockers import Blocker
 from workers.cli.failures import explain
-from workers.cli.life import Life, why, word
-from workers.cli.moments import moment, span, when
 from workers.cli.options import pairs
 from workers.cli.tables import printable
+from workers.life import Life, why, word
+from workers.moments import moment, span, when
 from workers.settings import BadSettings
 
 NOW = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)

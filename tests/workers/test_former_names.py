@@ -13,7 +13,7 @@ from tests.workers.conftest import Working
 from workers import actions, gates, slots
 from workers.actions import HOLDS
 from workers.admission import Admission
-from workers.cli.life import look, why
+from workers.life import look, why
 
 OLD, NEW = "mill.grind", "test_former_names.crush"
 WORDS = "finds no such job in the code of any live worker: it waits for a worker that knows it"

@@ -6,10 +6,10 @@ import typer
 from sqlalchemy import select, true
 
 from models import AuditEntry
-from workers.cli.moments import exactly
 from workers.cli.opening import reading
 from workers.cli.options import AsJson, Before, Limit, Since
 from workers.cli.tables import show
+from workers.moments import exactly
 
 COLUMNS = {
     "id": lambda row: str(row["id"]),

@@ -7,8 +7,8 @@ import typer
 
 from workers import actions
 from workers.actions import Hold
-from workers.cli.moments import exactly
 from workers.cli.opening import acting, reading
+from workers.moments import exactly
 
 
 def pause(kind: Hold, name: str, *, by: str, dry_run: bool, **details: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from workers.cli.moments import later, moment
+from workers.moments import later, moment
 
 #: The largest id that Postgres can hold.
 LARGEST_ID = 2**63 - 1

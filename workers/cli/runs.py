@@ -10,10 +10,10 @@ from jobs import Priority
 from models import Run, State
 from workers.actions import CANCEL, DISCARD, RESTORE, RETRY, Care, Move, Selection, prioritise
 from workers.cli import moving, redrives, story
-from workers.cli.life import clean, word
 from workers.cli.opening import reading
 from workers.cli.options import LARGEST_ID, Arguments, AsJson, Before, By, DryRun, Limit, Since, pairs
 from workers.cli.tables import print_json, show
+from workers.life import clean, word
 
 app = typer.Typer(name="runs", help="List, show, retry, cancel, discard, restore and prioritise runs.")
 

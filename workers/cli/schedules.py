@@ -15,10 +15,10 @@ from models import Slot
 from workers import actions, census
 from workers.actions import HOLDS
 from workers.cli import holding
-from workers.cli.moments import exactly
 from workers.cli.opening import acting, reading
 from workers.cli.options import AsJson, Before, By, DryRun, Limit, Reason
 from workers.cli.tables import show
+from workers.moments import exactly
 
 app = typer.Typer(name="schedules", help="List, preview, pause, resume and fire schedules.")
 

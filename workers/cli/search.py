@@ -6,12 +6,12 @@ import typer
 from rich.text import Text
 
 from workers import actions
-from workers.cli.moments import span, when
 from workers.cli.opening import runtime
 from workers.cli.options import AsJson, By
 from workers.cli.run import Timeout
 from workers.cli.tables import console, print_json, printable, show
 from workers.cli.waiting import follow
+from workers.moments import span, when
 
 if TYPE_CHECKING:
     from jobs.search import SearchStatus

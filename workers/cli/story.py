@@ -8,10 +8,10 @@ from rich.text import Text
 from sqlalchemy import Connection, text
 
 from models import State
-from workers.cli.life import Life, look, why
-from workers.cli.moments import exactly, span, when
 from workers.cli.tables import console, printable, show
+from workers.life import Life, look, why
 from workers.logs import redact, redact_text
+from workers.moments import exactly, span, when
 
 #: Lines of its log that are shown, from the newest end.
 LINES = 200

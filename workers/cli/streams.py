@@ -8,10 +8,10 @@ from sqlalchemy import Connection, select
 
 from models import Quarantine, Stream, StreamMove
 from workers import actions, census
-from workers.cli.moments import exactly, moment, span
 from workers.cli.opening import acting, reading
 from workers.cli.options import AsJson, By, DryRun, Limit, Reason
 from workers.cli.tables import cell, console, print_json, show
+from workers.moments import exactly, moment, span
 
 app = typer.Typer(name="streams", help="List, show and rewind streams.")
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from workers.census import as_json as plain
-from workers.cli.moments import when
+from workers.moments import when
 
 #: Columns of a page that is no terminal.
 _WIDE = 400

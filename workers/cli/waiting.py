@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from sqlalchemy import Engine
 
 from models import FINAL, State
-from workers.cli.life import Life, look, why
 from workers.cli.tables import print_json, printable
+from workers.life import Life, look, why
 
 #: Seconds between two looks.
 EVERY = 0.2

@@ -13,8 +13,8 @@ from models import State
 from workers import blockers
 from workers.actions import Refused
 from workers.blockers import Blocker
-from workers.cli.moments import exactly, when
 from workers.logs import redact, redact_text
+from workers.moments import exactly, when
 
 LOOK = text("""
     SELECT r.id, r.job, r.queue, r.args, r.state, r.attempt, r.failures, r.deaths, r.max_attempts, r.created_at,
