@@ -9,8 +9,8 @@ good moments whether it should stop. It never sees the environment, the broker o
     context.check()
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Lock
@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 from sqlalchemy.orm import Session, sessionmaker
 
 from integrations import Integration
+from jobs._enqueue import PARENT
 from jobs._signals import Cancel, Interrupted
 
 I = TypeVar("I", bound=Integration)  # noqa: E741 - an integration
@@ -70,9 +71,15 @@ class Context:
             raise TypeError(f"asked for {kind.__name__}, got {type(found).__name__}")
         return found
 
-    def transaction(self) -> AbstractContextManager[Session]:
-        """Open a session whose transaction commits when the block ends well and rolls back when it does not."""
-        return self.sessions.begin()
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Open a session whose transaction commits when the block ends well and rolls back when it does not.
+
+        Runs that are enqueued in it are kept as children of this run.
+        """
+        with self.sessions.begin() as session:
+            session.info[PARENT] = self.run_id
+            yield session
 
     def log(self, line: str, **fields: Any) -> None:
         """Keep a line with the run; the first thousand of an attempt are kept, each cut at 2,000 characters."""

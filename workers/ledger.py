@@ -46,7 +46,8 @@ CLAIM = text("""
         unique_key = CASE WHEN r.unique_while IN ('unfinished', 'window') THEN r.unique_key END,
         progress = NULL, result = NULL, error = NULL
     FROM allowed a WHERE r.id = a.id
-    RETURNING r.id, r.job, r.args, r.attempt, r.failures, r.max_attempts, r.slot_at, r.key
+    RETURNING r.id, r.job, r.args, r.attempt, r.failures, r.max_attempts, r.slot_at, r.key,
+        r.followed
 """)
 
 # A retry that somebody cancelled meanwhile ends here. Read from the row itself, so that a cancel which commits while
@@ -124,6 +125,8 @@ class Claim:
     max_attempts: int
     slot_at: datetime | None
     key: str | None = None
+    #: Another run waits for its success.
+    followed: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ class Ending:
     error_class: str | None = None
     traceback: str | None = None
     result: dict[str, Any] | None = None
-    #: Its run shared limits: whoever decides about the next one should look now.
+    #: Its run shared limits or others wait for it: whoever decides about the next one should look now.
     limited: bool = False
 
 

@@ -158,3 +158,11 @@ def stubborn(context: Context) -> None:
 def moved(context: Context) -> None:
     """Belong to a queue that its older runs are not in."""
     del context
+
+
+@job(queue="trial")
+def begin(context: Context, *, keys: list[str]) -> None:
+    """Enqueue a run for each key."""
+    with context.transaction() as session:
+        effect.enqueue_many(session, [{"key": key} for key in keys])
+        effect.after(effect.enqueue(session, key="first")).enqueue(session, key="second")
