@@ -222,7 +222,7 @@ def test_batches_are_listed_and_shown(engine: Engine, ask: Any) -> None:  # noqa
     assert (
         f"prices: 2 of 3 done, 1 failed (`headrace batches show {number}`)" in ask("runs", "show", str(ids[0])).stdout
     )
-    assert ask("batches", "show", "77").returncode == 1
+    assert ask("batches", "show", "77").returncode == 2
 
 
 def test_a_run_behind_another_is_listed_with_it(engine: Engine, ask: Any) -> None:  # noqa: F811 - the fixture
@@ -232,4 +232,4 @@ def test_a_run_behind_another_is_listed_with_it(engine: Engine, ask: Any) -> Non
     assert f"after run {first}" in ask("runs", "list").stdout
     page = ask("runs", "show", str(second)).stdout
     assert f"It waits for run {first}, which is waiting." in page
-    assert f"before       run {second} {effect.name} (waiting)" in ask("runs", "show", str(first)).stdout
+    assert f"before      run {second} {effect.name} (waiting)" in ask("runs", "show", str(first)).stdout
