@@ -8,11 +8,13 @@ A job is a function with a queue, limits, perhaps a schedule and the events it a
         ...
 
     sync_stock.enqueue(session, full=True)   # a run, in the caller's own transaction
+    notify.after(run_id).enqueue(session)    # another one, once that has succeeded
 
 Files with a leading underscore are machinery; every other file of this folder is a topic of work.
 """
 
 from jobs._arguments import BadArguments, RowId
+from jobs._batch import Batch, batch
 from jobs._checkpoint import BadCheckpoint
 from jobs._context import Context
 from jobs._enqueue import WRITTEN, Written
@@ -28,6 +30,7 @@ __all__ = [
     "BadArguments",
     "BadCheckpoint",
     "BadRule",
+    "Batch",
     "Cancel",
     "Context",
     "Interrupted",
@@ -40,6 +43,7 @@ __all__ = [
     "UnknownJob",
     "Written",
     "all_jobs",
+    "batch",
     "cron",
     "every",
     "find",

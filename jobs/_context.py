@@ -16,8 +16,8 @@ A job of many steps goes on where its last attempt stopped. The place is saved i
         context.checkpoint(session, {"page": page + 1})
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Lock
@@ -28,6 +28,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from integrations import Integration
 from jobs import _checkpoint
+from jobs._enqueue import PARENT
 from jobs._signals import Cancel, Interrupted
 
 I = TypeVar("I", bound=Integration)  # noqa: E741 - an integration
@@ -81,9 +82,15 @@ class Context:
             raise TypeError(f"asked for {kind.__name__}, got {type(found).__name__}")
         return found
 
-    def transaction(self) -> AbstractContextManager[Session]:
-        """Open a session whose transaction commits when the block ends well and rolls back when it does not."""
-        return self.sessions.begin()
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Open a session whose transaction commits when the block ends well and rolls back when it does not.
+
+        Runs that are enqueued in it are kept as children of this run.
+        """
+        with self.sessions.begin() as session:
+            session.info[PARENT] = self.run_id
+            yield session
 
     def checkpoint(self, session: Session | Connection, state: Mapping[str, Any]) -> None:
         """Save where the next attempt goes on, in the transaction of this session; call it last.

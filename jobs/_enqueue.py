@@ -4,6 +4,9 @@ A run with a unique key may meet another that holds it. The index decides, so of
 What the others do to the winner's run is one conditional UPDATE, which finds nothing once a worker has taken that run
 and the key is free again; then the loop begins anew.
 
+A run behind another one is due `NEVER`. When the transaction commits, Postgres looks at the run before it: if that one
+has succeeded already this one is due at once, and otherwise its end will make it due (`runs_follow` in revision 0006).
+
 Runs that are due at once are noted in the session, so that whoever owns it may tell the broker after the commit.
 """
 
@@ -17,30 +20,36 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
+from jobs._arguments import BadArguments
 from jobs._lifetime import ENDS, Lifetime
 from jobs._unique import Unique
+from models import NEVER
 
 #: Where a session keeps the runs that it wrote and has not announced, as a list of `Written`.
 WRITTEN = "headrace.written"
+#: Where a session of a running job keeps the id of its run.
+PARENT = "headrace.parent"
 #: Runs written with one statement.
 TOGETHER = 10_000
 
 # The moment of the statement, not of the transaction: runs of one key keep the order in which they were written.
 _COLUMNS = """job, queue, priority, key, args, max_attempts, due_at, unique_key, unique_while, unique_until,
-    schedule, slot_at, event_id, expires_at, deadline_at"""
+    schedule, slot_at, event_id, batch_id, after_id, parent_id, expires_at, deadline_at"""
 _DUE = "coalesce(:due_at, clock_timestamp() + :wait * interval '1 second')"
 _UNIQUE_UNTIL = "now() + CAST(:window AS float8) * interval '1 second'"
 INSERT = text(f"""
     INSERT INTO runs ({_COLUMNS})
     VALUES (:job, :queue, :priority, :key, CAST(:args AS jsonb), :max_attempts,
-            {_DUE}, :unique_key, :during, {_UNIQUE_UNTIL}, :schedule, :slot_at, :event_id, {ENDS})
+            {_DUE}, :unique_key, :during, {_UNIQUE_UNTIL}, :schedule, :slot_at, :event_id,
+            :batch_id, :after_id, :parent_id, {ENDS})
     ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL DO NOTHING
     RETURNING id
 """)
 INSERT_MANY = text(f"""
     INSERT INTO runs ({_COLUMNS})
     SELECT :job, :queue, :priority, given.key, CAST(given.args AS jsonb), :max_attempts,
-           {_DUE}, given.unique_key, :during, {_UNIQUE_UNTIL}, :schedule, :slot_at, :event_id, {ENDS}
+           {_DUE}, given.unique_key, :during, {_UNIQUE_UNTIL}, :schedule, :slot_at, :event_id,
+           :batch_id, :after_id, :parent_id, {ENDS}
     FROM unnest(CAST(:many_args AS text[]), CAST(:keys AS text[]), CAST(:unique_keys AS text[]))
         WITH ORDINALITY AS given (args, key, unique_key, place)
     ORDER BY place
@@ -49,6 +58,7 @@ INSERT_MANY = text(f"""
 """)
 # A window ends by the clock; its key is set free by whoever wants it next.
 FREE = text("UPDATE runs SET unique_key = NULL WHERE unique_key = ANY(:unique_keys) AND unique_until <= now()")
+KNOWN = text("SELECT 1 FROM runs WHERE id = :id")
 JOIN = {
     "return": text("SELECT id FROM runs WHERE unique_key = :unique_key FOR UPDATE"),
     "replace": text("""
@@ -91,6 +101,9 @@ class Order:
     slot_at: datetime | None
     event_id: int | None
     lifetime: Lifetime
+    batch_id: int | None
+    #: The run that has to succeed first.
+    after_id: int | None
 
     def values(self) -> dict[str, Any]:
         """Return the parameters of a statement."""
@@ -100,7 +113,7 @@ class Order:
             "queue": self.queue,
             "priority": self.priority,
             "max_attempts": self.max_attempts,
-            "due_at": self.due_at,
+            "due_at": self.due_at if self.after_id is None else NEVER,
             "wait": unique.wait,
             "max_wait": unique.max_wait,
             "during": unique.during if self.unique else None,
@@ -108,6 +121,8 @@ class Order:
             "schedule": self.schedule,
             "slot_at": self.slot_at,
             "event_id": self.event_id,
+            "batch_id": self.batch_id,
+            "after_id": self.after_id,
         } | self.lifetime.values()
 
 
@@ -121,7 +136,11 @@ class Item(NamedTuple):
 
 def write(session: Session | Connection, order: Order, item: Item) -> int:
     """Write one run, or join the run that holds its unique key; return the id of either."""
-    values = order.values() | {"args": json.dumps(item.arguments), "key": item.key, "unique_key": item.unique_key}
+    values = _values(session, order) | {
+        "args": json.dumps(item.arguments),
+        "key": item.key,
+        "unique_key": item.unique_key,
+    }
     unique = order.unique or Unique()
     while True:  # the holder may be taken between the two statements: then the key is free again
         if unique.during == "window":
@@ -138,10 +157,11 @@ def write(session: Session | Connection, order: Order, item: Item) -> int:
 def write_many(session: Session | Connection, order: Order, items: Iterator[Item]) -> list[int]:
     """Write many runs, a statement for every ten thousand; return the ids of those that are new, in order."""
     ids: list[int] = []
+    common = _values(session, order)
     while some := list(islice(items, TOGETHER)):
         if order.unique is not None and order.unique.during == "window":
             session.execute(FREE, {"unique_keys": [item.unique_key for item in some]})
-        values = order.values() | {
+        values = common | {
             "many_args": [json.dumps(item.arguments) for item in some],
             "keys": [item.key for item in some],
             "unique_keys": [item.unique_key for item in some],
@@ -152,8 +172,14 @@ def write_many(session: Session | Connection, order: Order, items: Iterator[Item
     return ids
 
 
+def _values(session: Session | Connection, order: Order) -> dict[str, Any]:
+    if order.after_id is not None and session.execute(KNOWN, {"id": order.after_id}).scalar() is None:
+        raise BadArguments(f"job {order.job}: there is no run {order.after_id} that a run could wait for")
+    return order.values() | {"parent_id": session.info.get(PARENT) if isinstance(session, Session) else None}
+
+
 def _note(session: Session | Connection, order: Order, new: Sequence[int], *, limited: bool) -> None:
-    due = order.due_at is None and not (order.unique and order.unique.wait)
+    due = order.due_at is None and order.after_id is None and not (order.unique and order.unique.wait)
     if due and isinstance(session, Session):
         written = session.info.setdefault(WRITTEN, [])
         written += [Written(order.queue, order.job, run_id, limited) for run_id in new]

@@ -84,6 +84,8 @@ class Job(Generic[P]):
     unique_key: str | None = None
     slot: tuple[str, datetime] | None = field(default=None)
     event_id: int | None = None
+    batch_id: int | None = None
+    after_id: int | None = None
 
     def __call__(self, context: Context, /, *args: P.args, **kwargs: P.kwargs) -> Result:
         return self.function(context, *args, **kwargs)
@@ -127,15 +129,21 @@ class Job(Generic[P]):
             lifetime=lifetime,
         )
 
+    def after(self, run_id: int) -> "Job[P]":
+        """Return the job so that its next run waits until that run has succeeded; see `docs/state_machine.md`."""
+        return replace(self, after_id=run_id)
+
+    def within(self, batch_id: int) -> "Job[P]":
+        """Return the job so that its next runs are members of a batch; only while the batch is written."""
+        return replace(self, batch_id=batch_id)
+
     def enqueue(self, session: Session | Connection, /, *args: P.args, **kwargs: P.kwargs) -> int:
         """Write a run in the caller's transaction and return its id.
 
         Raises:
             BadArguments: If an argument is missing, unknown, of the wrong type, or not given by its name.
         """
-        if args:
-            raise BadArguments(f"job {self.name}: give its arguments by name: a run keeps names, not places")
-        return self.insert(session, accept(self.name, self.function, dict(kwargs)))
+        return self.insert(session, self._accept(args, kwargs))
 
     def enqueue_many(self, session: Session | Connection, items: Iterable[Mapping[str, Any]]) -> list[int]:
         """Write a run for each set of arguments, thousands with one statement, and return the ids in order.
@@ -152,9 +160,28 @@ class Job(Generic[P]):
         """Write a run with accepted arguments; with a unique key, return the run that holds it already."""
         return write(session, self._order(), self._item(arguments))
 
+    def written_later(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the columns of a run that Postgres writes by itself when its time comes.
+
+        Raises:
+            BadArguments: As `enqueue`, and if the run would not be a plain one.
+        """
+        if self.unique is not None or self.unique_key is not None or self.due_at is not None or self.after_id:
+            raise BadArguments(f"job {self.name}: a callback is written once, at its moment: it takes no such option")
+        arguments = self._accept(args, kwargs)
+        own = {"job": self.name, "queue": self.queue, "priority": int(self.priority)}
+        return own | {"key": self.key_of(arguments), "args": arguments, "max_attempts": self.max_attempts}
+
+    def _accept(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        if args:
+            raise BadArguments(f"job {self.name}: give its arguments by name: a run keeps names, not places")
+        return accept(self.name, self.function, dict(kwargs))
+
     def _order(self) -> Order:
         schedule, slot_at = self.slot or (None, None)
         unique = Unique() if self.unique_key is not None else self.unique
+        if self.after_id is not None and (self.due_at is not None or (unique and unique.wait)):
+            raise BadArguments(f"job {self.name}: a run behind another one is due when that one has succeeded")
         return Order(
             self.name,
             self.queue,
@@ -166,6 +193,8 @@ class Job(Generic[P]):
             slot_at,
             self.event_id,
             self.lifetime,
+            self.batch_id,
+            self.after_id,
         )
 
     def _item(self, arguments: dict[str, Any]) -> Item:

@@ -48,6 +48,13 @@ EXPIRED = {
               AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = e.run_id)
             ORDER BY e.id LIMIT :together)
     """),
+    "batches": text("""
+        DELETE FROM batches WHERE id IN (
+            SELECT b.id FROM batches b
+            WHERE b.finished_at < now() - :days * interval '1 day'
+              AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.batch_id = b.id)
+            ORDER BY b.id LIMIT :together)
+    """),
     "redrives": text("""
         DELETE FROM redrives WHERE id IN (
             SELECT id FROM redrives WHERE ended_at < now() - :days * interval '1 day' ORDER BY id LIMIT 10)
@@ -87,13 +94,14 @@ def prune(
     processes: Days = 7,
     slots: Days = 90,
     events: Days = 90,
+    batches: Days = 90,
     redrives: Days = 90,
 ) -> dict[str, Any]:
     """Remove what ended so many days ago: runs that succeeded or were cancelled, and what is kept beside them.
 
     Dead runs are never removed. A pruning that was interrupted begins again and finds only what is left.
     """
-    ages = {"processes": processes, "slots": slots, "events": events, "redrives": redrives}
+    ages = {"processes": processes, "slots": slots, "events": events, "batches": batches, "redrives": redrives}
     removed = {"runs": forget_runs(context, succeeded=succeeded, cancelled=cancelled)}
     return removed | {table: _remove(context, table, EXPIRED[table], days) for table, days in ages.items()}
 

@@ -4,6 +4,7 @@ Postgres is the only memory of the system; whatever is in Redis or in the search
 This package knows nothing of jobs, brokers or upstreams.
 
     runs              one enqueued piece of work; outbox, delay, retry and dead letter are its states
+    batches           runs that were enqueued together, counted until the last has ended
     attempts          one finished execution of a run
     log_lines         what a run said while it worked, capped
     redrives          dead runs that are run again with care; redriven is what became of each
@@ -25,13 +26,14 @@ This package knows nothing of jobs, brokers or upstreams.
 
 from models._base import Base, Kept
 from models.audit import AuditEntry
+from models.batch import Batch
 from models.event import Event, Verdict
 from models.pause import Pause
 from models.payment import Payment
 from models.process import Process
 from models.queue import Queue
 from models.redrive import Fate, Redrive, Redriven
-from models.run import FINAL, MOVES, Attempt, LogLine, Outcome, Run, State
+from models.run import FINAL, MOVES, NEVER, Attempt, LogLine, Outcome, Run, State
 from models.schedule import Schedule, Slot
 from models.search import Generation, SearchChange, SearchReject
 from models.stock import Location, Product, StockLevel, StockMovement
@@ -41,9 +43,11 @@ from models.upstream import Upstream
 __all__ = [
     "FINAL",
     "MOVES",
+    "NEVER",
     "Attempt",
     "AuditEntry",
     "Base",
+    "Batch",
     "Event",
     "Fate",
     "Generation",

@@ -18,7 +18,7 @@ A run that waits is also ended by the clock: past `expires_at` it is cancelled, 
 record an outcome. `failures` counts what burns the run's allowance; a snooze or a shutdown burns nothing.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -72,6 +72,9 @@ GROWING = {
     "postgresql_with": {"autovacuum_vacuum_scale_factor": "0.02", "autovacuum_vacuum_insert_scale_factor": "0.05"}
 }
 
+#: When a run is due that waits for another one: no look at due runs ever reaches it.
+NEVER = datetime(9999, 12, 31, tzinfo=UTC)
+
 FINAL = frozenset({State.SUCCEEDED, State.DEAD, State.CANCELLED})
 
 
@@ -115,6 +118,10 @@ class Run(Base):
         # At most one run per key waits for a worker. The claim clears the key: what changes after it needs a new run.
         Index("runs_unique_key", "unique_key", unique=True, postgresql_where=text("unique_key IS NOT NULL")),
         Index("runs_job", "job", "id"),
+        *(
+            Index(f"runs_{name}", f"{name}_id", "id", postgresql_where=text(f"{name}_id IS NOT NULL"))
+            for name in ("batch", "after", "parent")
+        ),
         Index(
             "runs_schedule",
             "schedule",
@@ -192,6 +199,14 @@ class Run(Base):
     slot_at: Mapped[datetime | None]
     #: The webhook that caused it.
     event_id: Mapped[int | None]
+    #: The batch it is counted in. Set once.
+    batch_id: Mapped[int | None]
+    #: The run that has to succeed before this one is due; until then `due_at` is `NEVER`. Set once.
+    after_id: Mapped[int | None]
+    #: Some run was enqueued behind it. Set at the commit of that enqueue, and never taken back.
+    followed: Mapped[bool] = mapped_column(server_default=text("false"))
+    #: The run whose job enqueued it. Set once.
+    parent_id: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

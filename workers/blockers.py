@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 import jobs
-from models import State
+from models import NEVER, State
 from workers.gates import ramp
 from workers.process import STALE_AFTER
 
@@ -48,6 +48,7 @@ BEGUN = text("""
     WHERE key IS NOT NULL AND attempt > 0 AND state = 'waiting' AND job = :job AND key = :key AND id <> :id
     ORDER BY id LIMIT 1
 """)
+BEFORE = text("SELECT state FROM runs WHERE id = :id")
 LIMIT = text("""
     SELECT concurrency, ramp_seconds, extract(epoch FROM now() - resumed_at)::float8 AS since
     FROM queues WHERE name = :queue
@@ -80,7 +81,7 @@ STARTED = text(f"""
 class Blocker:
     """What a run waits for."""
 
-    #: `held`, `due`, `nobody`, `order`, `limit` or `line`.
+    #: `held`, `after`, `due`, `nobody`, `order`, `limit` or `line`.
     kind: str
     #: Why, to be read after "the run"; it says what to do where something can be done.
     sentence: str
@@ -112,6 +113,8 @@ class Facts:
     slowly: bool = False
     #: A run of its ordered key that has begun and will be tried again.
     begun: Any = None
+    #: The run that has to succeed before it.
+    before: Any = None
     ahead: int = 0
     #: Attempts that ended within the last `PACE` seconds.
     ended: int = 0
@@ -150,6 +153,7 @@ def look(connection: Connection, run: dict[str, Any], now: datetime) -> Facts:
         ),
         slowly=bool(ramps) or slow is not None,
         begun=connection.execute(BEGUN, values).one_or_none() if job and job.ordered else None,
+        before=connection.execute(BEFORE, {"id": run["after_id"]}).one_or_none() if run["after_id"] else None,
         ahead=int(connection.execute(AHEAD, values).scalar_one()),
         ended=int(connection.execute(STARTED, values).scalar_one()),
     )
@@ -159,6 +163,7 @@ def blocker(run: dict[str, Any], facts: Facts) -> Blocker:
     """Name what is in the way of a run that waits or is queued."""
     return (
         _held(facts)
+        or _after(run, facts)
         or _not_due(run, facts)
         or _nobody(run, facts)
         or _behind(run, facts)
@@ -179,6 +184,17 @@ def _held(facts: Facts) -> Blocker | None:
         held.paused_at,
         held.paused_until,
     )
+
+
+def _after(run: dict[str, Any], facts: Facts) -> Blocker | None:
+    if run["state"] != State.WAITING or run["due_at"] != NEVER or facts.before is None:
+        return None
+    said = f"waits for run {run['after_id']}, which is {facts.before.state}"
+    if facts.before.state == State.DEAD:
+        said += ": retry or discard it"
+    elif facts.before.state == State.CANCELLED:
+        said += ": retry it, or cancel this one"
+    return Blocker("after", said)
 
 
 def _not_due(run: dict[str, Any], facts: Facts) -> Blocker | None:

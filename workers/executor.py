@@ -289,7 +289,7 @@ def _ending(
         error_class=type(error).__name__ if error is not None else None,
         traceback=_trace(error) if error is not None and decision.counts else None,
         result=result,
-        limited=claim.key is not None,
+        limited=claim.key is not None or claim.followed,
     )
 
 

@@ -54,7 +54,7 @@ CLAIM = text("""
         unique_key = CASE WHEN r.unique_while IN ('unfinished', 'window') THEN r.unique_key END,
         progress = NULL, result = NULL, error = NULL
     FROM allowed a WHERE r.id = a.id
-    RETURNING r.id, r.job, r.args, r.attempt, r.failures, r.max_attempts, r.slot_at, r.key, r.checkpoint
+    RETURNING r.id, r.job, r.args, r.attempt, r.failures, r.max_attempts, r.slot_at, r.key, r.checkpoint, r.followed
 """)
 
 # A retry that would be due after the run's deadline is the end, whether it follows a failure or a snooze.
@@ -146,6 +146,8 @@ class Claim:
     key: str | None = None
     #: What an earlier attempt left, see `Context.checkpoint`.
     checkpoint: dict[str, Any] | None = None
+    #: Another run waits for its success.
+    followed: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class Ending:
     error_class: str | None = None
     traceback: str | None = None
     result: dict[str, Any] | None = None
-    #: Its run shared limits: whoever decides about the next one should look now.
+    #: Its run shared limits or others wait for it: whoever decides about the next one should look now.
     limited: bool = False
 
 

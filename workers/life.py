@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from models import State
+from models import NEVER, State
 from workers import blockers
 from workers.actions import Refused
 from workers.blockers import Blocker
@@ -20,7 +20,7 @@ LOOK = text("""
     SELECT r.id, r.job, r.queue, r.args, r.state, r.attempt, r.failures, r.deaths, r.max_attempts, r.created_at,
            r.due_at, r.queued_at, r.started_at, r.finished_at, r.progress, r.result, r.error, r.cancel_requested_at,
            r.unique_key, r.schedule, r.slot_at, r.event_id, r.process_id, r.priority, r.key,
-           r.checkpoint, r.expires_at, r.deadline_at,
+           r.checkpoint, r.expires_at, r.deadline_at, r.batch_id, r.after_id, r.parent_id,
            now() AS now, p.host, p.pid
     FROM runs r LEFT JOIN processes p ON p.id = r.process_id
     WHERE r.id = :id
@@ -75,7 +75,7 @@ def word(run: dict[str, Any], now: datetime) -> str:
         return str(run["state"])
     if run["failures"]:
         return "retrying"
-    return "scheduled" if run["due_at"] > now else "waiting"
+    return "scheduled" if now < run["due_at"] < NEVER else "waiting"
 
 
 def why(life: Life) -> str:

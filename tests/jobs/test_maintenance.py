@@ -193,6 +193,22 @@ def test_ended_redrives_go_with_their_runs_and_open_ones_stay(
     assert ids(engine, "redrives") == [1]
 
 
+def test_a_finished_batch_stays_as_long_as_one_of_its_members(
+    engine: Engine, make_context: Callable[..., Context]
+) -> None:
+    run_script(
+        engine,
+        """
+        INSERT INTO batches (name, total, finished_at)
+        SELECT 'b', 1, CASE WHEN n > 1 THEN now() - interval '91 days' END FROM generate_series(1, 3) n;
+        INSERT INTO runs (job, queue, args, state, max_attempts, batch_id) VALUES ('a.b', 'q', '{}', 'dead', 1, 3)
+        """,
+    )
+    result = maintenance.prune(make_context()) or {}
+    assert result["batches"] == 1
+    assert ids(engine, "batches") == [1, 3]
+
+
 def test_stopped_processes_and_recorded_slots_go_in_their_time(
     engine: Engine, make_context: Callable[..., Context]
 ) -> None:

@@ -220,3 +220,11 @@ def steps(context: Context, *, of: int = 6, fail_at: tuple[int, ...] = (), stop:
             context.check()
             time.sleep(0.01)
     return {"first": first}
+
+
+@job(queue="trial")
+def begin(context: Context, *, keys: list[str]) -> None:
+    """Enqueue a run for each key."""
+    with context.transaction() as session:
+        effect.enqueue_many(session, [{"key": key} for key in keys])
+        effect.after(effect.enqueue(session, key="first")).enqueue(session, key="second")

@@ -7,6 +7,9 @@
 
 `prioritise` changes no state: it says how urgent waiting runs are. What was pushed already keeps its place.
 
+What becomes of the runs that wait behind a moved one, and of its batch, is done by Postgres in the same statement. A
+run behind another one that is run again waits for that one first; if it has succeeded, the commit finds it so.
+
 Rows are locked in the order of their ids, as the workers do it, so that a large move and a busy worker never wait for
 each other in a circle.
 """
@@ -19,7 +22,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, case, func, null, or_, select, true, update
 
 from jobs import Priority
-from models import Run, State
+from models import NEVER, Run, State
 from workers.actions._audit import Refused, record
 from workers.actions._selection import Selection
 
@@ -63,7 +66,7 @@ def _again(by: str) -> dict[str, Any]:
         "failures": 0,
         "deaths": 0,
         "pushes": 0,
-        "due_at": func.now(),
+        "due_at": case((Run.after_id.is_(None), func.now()), else_=NEVER),
         "queued_at": null(),
         "finished_at": null(),
         "cancel_requested_at": null(),

@@ -23,6 +23,8 @@ class Selection:
     states: tuple[State, ...] = ()
     job: str | None = None
     queue: str | None = None
+    #: Members of this batch.
+    batch: int | None = None
     #: A part of the error's text, upper and lower case alike.
     error: str | None = None
     #: Runs that ended at or after this moment, or were created then if they have not ended.
@@ -50,6 +52,8 @@ class Selection:
             tests.append(Run.job == self.job)
         if self.queue is not None:
             tests.append(Run.queue == self.queue)
+        if self.batch is not None:
+            tests.append(Run.batch_id == self.batch)
         if self.error is not None:
             tests.append(Run.error.icontains(self.error, autoescape=True))
         if self.since is not None:
@@ -60,7 +64,7 @@ class Selection:
         """Say it in the words of the command line."""
         parts = [str(number) for number in self.ids[:20]] + (["..."] if len(self.ids) > len(self.ids[:20]) else [])
         parts += [f"--state {state}" for state in self.states]
-        named = {"job": self.job, "queue": self.queue, "error": self.error, "since": self.since}
+        named = {"job": self.job, "queue": self.queue, "batch": self.batch, "error": self.error, "since": self.since}
         parts += [f"--{name} {value}" for name, value in named.items() if value is not None]
         return " ".join(parts + [f"--arg {name}=..." for name in self.arguments])
 

@@ -6,6 +6,7 @@ import typer
 
 from workers.cli import (
     audit,
+    batches,
     doctor,
     jobs,
     keys,
@@ -33,7 +34,7 @@ app = typer.Typer(
 for command in (migrate.migrate, doctor.doctor, run.run, processes.processes, audit.audit):
     app.command()(command)
 app.add_typer(jobs.app)
-for noun in (runs, redrives, queues, keys, schedules, upstreams, webhooks, streams, search):
+for noun in (runs, redrives, batches, queues, keys, schedules, upstreams, webhooks, streams, search):
     app.add_typer(noun.app, no_args_is_help=True)
 
 

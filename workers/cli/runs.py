@@ -7,7 +7,7 @@ import typer
 from sqlalchemy import Connection, func, select, true
 
 from jobs import Priority
-from models import Run, State
+from models import NEVER, Run, State
 from workers.actions import CANCEL, DISCARD, RESTORE, RETRY, Care, Move, Selection, prioritise
 from workers.cli import moving, redrives, story
 from workers.cli.opening import reading
@@ -49,6 +49,9 @@ StopAt = Annotated[
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Begin, print the redrive's id and do not watch it.")]
 To = Annotated[Priority, typer.Option("--to", parser=urgency, metavar="PRIORITY", help=f"One of {PRIORITIES}.")]
+BatchId = Annotated[
+    int | None, typer.Option("--batch", min=1, max=LARGEST_ID, metavar="ID", help="Only members of this batch.")
+]
 ErrorPart = Annotated[str | None, typer.Option("--error", metavar="TEXT", help="Only runs whose error contains this.")]
 
 #: What a listing reads of a run.
@@ -73,6 +76,9 @@ LISTED = (
     Run.schedule,
     Run.slot_at,
     Run.event_id,
+    Run.batch_id,
+    Run.after_id,
+    Run.parent_id,
 )
 #: What the moves that need no more than a selection do, as their help.
 MOVES = {
@@ -89,7 +95,7 @@ COLUMNS = {
     "state": lambda run: word(run, run["now"]),
     "attempt": lambda run: run["attempt"],
     "created": lambda run: run["created_at"],
-    "due": lambda run: run["due_at"] if run["state"] == State.WAITING else None,
+    "due": lambda run: _due(run) if run["state"] == State.WAITING else None,
     "ended": lambda run: run["finished_at"],
     "error": lambda run: (run["error"] or "").partition("\n")[0][:LONGEST_ERROR],
 }
@@ -101,6 +107,7 @@ def list_runs(
     state: States = None,
     job: JobName = None,
     queue: QueueName = None,
+    batch: BatchId = None,
     error: ErrorPart = None,
     since: Since = None,
     arguments: Arguments = None,
@@ -109,8 +116,9 @@ def list_runs(
     as_json: AsJson = False,
 ) -> None:
     """List runs, newest first."""
+    states = tuple(state or ())
     selection = Selection(
-        states=tuple(state or ()), job=job, queue=queue, error=error, since=since, arguments=pairs(arguments)
+        states=states, job=job, queue=queue, batch=batch, error=error, since=since, arguments=pairs(arguments)
     )
     with reading() as connection:
         rows = _listed(connection, selection, before, limit)
@@ -140,6 +148,7 @@ def retry(
     state: States = None,
     job: JobName = None,
     queue: QueueName = None,
+    batch: BatchId = None,
     error: ErrorPart = None,
     since: Since = None,
     arguments: Arguments = None,
@@ -160,6 +169,7 @@ def retry(
         states=tuple(state or ()),
         job=job,
         queue=queue,
+        batch=batch,
         error=error,
         since=since,
         arguments=pairs(arguments),
@@ -178,6 +188,7 @@ def _mover(chosen: Move) -> Callable[..., None]:
         state: States = None,
         job: JobName = None,
         queue: QueueName = None,
+        batch: BatchId = None,
         error: ErrorPart = None,
         since: Since = None,
         arguments: Arguments = None,
@@ -190,6 +201,7 @@ def _mover(chosen: Move) -> Callable[..., None]:
             states=tuple(state or ()),
             job=job,
             queue=queue,
+            batch=batch,
             error=error,
             since=since,
             arguments=pairs(arguments),
@@ -210,6 +222,7 @@ def prioritise_runs(
     ids: Ids = None,
     job: JobName = None,
     queue: QueueName = None,
+    batch: BatchId = None,
     error: ErrorPart = None,
     since: Since = None,
     arguments: Arguments = None,
@@ -219,9 +232,19 @@ def prioritise_runs(
 ) -> None:
     """Make waiting runs more or less urgent; those that are on the broker already keep their place there."""
     selection = Selection(
-        ids=tuple(ids or ()), job=job, queue=queue, error=error, since=since, arguments=pairs(arguments)
+        ids=tuple(ids or ()),
+        job=job,
+        queue=queue,
+        batch=batch,
+        error=error,
+        since=since,
+        arguments=pairs(arguments),
     )
     moving.apply(prioritise(to), selection, by, dry_run=dry_run, as_json=as_json)
+
+
+def _due(run: dict[str, Any]) -> Any:
+    return f"after run {run['after_id']}" if run["due_at"] == NEVER else run["due_at"]
 
 
 def _listed(connection: Connection, selection: Selection, before: int | None, limit: int) -> list[dict[str, Any]]:

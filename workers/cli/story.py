@@ -8,6 +8,7 @@ from rich.text import Text
 from sqlalchemy import Connection, text
 
 from models import State
+from workers.cli import relations
 from workers.cli.tables import console, printable, show
 from workers.life import Life, look, why
 from workers.logs import redact, redact_text
@@ -40,6 +41,8 @@ class Story:
     attempts: list[dict[str, Any]]
     #: Oldest first.
     log: list[dict[str, Any]]
+    #: Its batch, its chain, its parent and its children.
+    relations: dict[str, Any]
 
 
 def read(connection: Connection, run_id: int) -> Story:
@@ -51,12 +54,14 @@ def read(connection: Connection, run_id: int) -> Story:
     life = look(connection, run_id)
     attempts = [redact(dict(row)) for row in connection.execute(ATTEMPTS, {"id": run_id}).mappings()]
     newest = connection.execute(LOG, {"id": run_id, "most": LINES}).mappings().all()
-    return Story(life, attempts, [redact(dict(row)) for row in reversed(newest)])
+    log = [redact(dict(row)) for row in reversed(newest)]
+    return Story(life, attempts, log, relations.read(connection, life.run))
 
 
 def as_object(story: Story) -> dict[str, Any]:
     """Return the story as one object."""
-    return story.life.run | {"why": why(story.life), "attempts": story.attempts, "log": story.log}
+    told = {"why": why(story.life), "attempts": story.attempts, "log": story.log}
+    return story.life.run | told | story.relations
 
 
 def tell(story: Story) -> None:
@@ -64,8 +69,8 @@ def tell(story: Story) -> None:
     run, page = story.life.run, console()
     page.print(Text(f"run {run['id']}  {run['job']}", style="bold"))
     page.print(Text(printable(f"It {why(story.life)}.")))
-    for name, value in _facts(story.life):
-        page.print(Text(f"  {name:<10}", style="dim").append(printable(value), style="default"))
+    for name, value in _facts(story):
+        page.print(Text(f"  {name:<12}", style="dim").append(printable(value), style="default"))
     if story.attempts:
         show(story.attempts, COLUMNS, as_json=False, empty="")
     _tell_traceback(story)
@@ -74,29 +79,30 @@ def tell(story: Story) -> None:
         page.print(Text(printable(f"{exactly(line['at'])}  {line['line']}  {fields}")))
 
 
-def _facts(life: Life) -> list[tuple[str, str]]:
-    run = life.run
+def _facts(story: Story) -> list[tuple[str, str]]:
+    run, life = story.life.run, story.life
     facts = {
         "queue": run["queue"],
         "arguments": json.dumps(run["args"], ensure_ascii=False) if run["args"] else None,
         "created": f"{exactly(run['created_at'])}, {when(run['created_at'], life.now)}",
-        "came from": _origin(run),
+        "came from": _origin(run, story.relations),
         "progress": _progress(run["progress"]) if run["progress"] else None,
         "goes on at": json.dumps(run["checkpoint"], ensure_ascii=False) if run["checkpoint"] else None,
         "wanted": f"until {exactly(run['expires_at'])}, unless it has begun" if run["expires_at"] else None,
         "deadline": exactly(run["deadline_at"]) if run["deadline_at"] else None,
         "result": json.dumps(run["result"], ensure_ascii=False) if run["result"] is not None else None,
         "failures": f"{run['failures']} of {run['max_attempts']}",
-    }
+    } | relations.facts(story.relations)
     return [(name, value) for name, value in facts.items() if value]
 
 
-def _origin(run: dict[str, Any]) -> str:
+def _origin(run: dict[str, Any], related: dict[str, Any]) -> str | None:
     if run["event_id"] is not None:
         return f"webhook event {run['event_id']}: `headrace webhooks show {run['event_id']}`"
     if run["schedule"] is not None:
         return f"schedule {run['schedule']}, slot of {exactly(run['slot_at'])}"
-    return "an enqueue by hand or by another job"
+    known = run["parent_id"] is not None or related["callback_of"]
+    return None if known else "an enqueue by hand or by the shop itself"
 
 
 def _progress(progress: dict[str, Any]) -> str:
