@@ -84,7 +84,7 @@ class Job(Generic[P]):
     def run(self, context: Context, stored: dict[str, Any]) -> Result:
         """Call the function with arguments as they were stored."""
         call: Callable[..., Result] = self.function
-        return call(context, **restore(call, stored))
+        return call(context, **restore(self.name, call, stored))
 
     def options(
         self,

@@ -22,9 +22,18 @@ def sync(
     mode: Literal["full", "changed"] = "changed",
     share: float = 1.0,
     names: list[str] | None = None,
+    more: Any = None,
 ) -> None:
     """A job's function."""
-    del context, store, since, mode, share, names
+    del context, store, since, mode, share, names, more
+
+
+#: Values that no JSON can spell: one that holds itself, and one with more levels than anybody reads.
+CIRCLE: list[Any] = []
+CIRCLE.append(CIRCLE)
+DEEP: list[Any] = []
+for _ in range(100_000):
+    DEEP = [DEEP]
 
 
 @pytest.mark.parametrize(
@@ -42,6 +51,13 @@ def sync(
         ({"store": 1, "names": ["a", 5]}, "names.1", "valid string"),
         ({"store": 1, "names": ["half a pair \ud800"]}, "names", "half of a surrogate pair"),
         ({"store": 1, "names": ["a", "zero \x00"]}, "names", "zero character"),
+        ({"store": 1, "more": object()}, "more", "is not JSON; pass an id or plain values"),
+        ({"store": 1, "more": {"deep": [open]}}, "more", "is not JSON"),
+        ({"store": 1, "more": [float("nan")]}, "more", "is not JSON"),
+        ({"store": 1, "more": b"\xff\xfe"}, "more", "is not JSON"),
+        ({"store": 1, "more": CIRCLE}, "more", "is not JSON"),
+        ({"store": 1, "more": DEEP}, "more", "is not JSON"),
+        ({"store": 1, "names": "abc"}, "names", "valid list"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_job_and_the_argument(
@@ -66,8 +82,15 @@ def test_arguments_that_are_too_large_are_refused_by_their_bytes(letter: str) ->
 def test_arguments_are_kept_as_json_and_come_back_typed() -> None:
     kept = accept("topic.sync", sync, {"store": "7", "since": date(2026, 11, 23)})
     assert kept == {"store": 7, "since": "2026-11-23"}
-    typed = restore(sync, kept)
-    assert typed == {"store": 7, "since": date(2026, 11, 23), "mode": "changed", "share": 1.0, "names": None}
+    typed = restore("topic.sync", sync, kept)
+    assert typed == {
+        "store": 7,
+        "since": date(2026, 11, 23),
+        "mode": "changed",
+        "share": 1.0,
+        "names": None,
+        "more": None,
+    }
 
 
 def test_a_default_that_changes_with_a_deploy_reaches_runs_that_did_not_name_it() -> None:
@@ -87,7 +110,7 @@ def test_any_text_is_accepted_unchanged_or_refused_in_one_sentence(words: str) -
         with pytest.raises(BadArguments, match="argument 'names'"):
             accept("topic.sync", sync, arguments)
     else:
-        assert restore(sync, accept("topic.sync", sync, arguments))["names"] == [words]
+        assert restore("topic.sync", sync, accept("topic.sync", sync, arguments))["names"] == [words]
 
 
 def test_arguments_go_by_name(engine: Engine) -> None:
@@ -101,3 +124,9 @@ def test_an_id_that_no_row_can_have_is_refused_with_its_name(job: str) -> None:
     recorded = jobs.load()[job]
     with pytest.raises(BadArguments, match=f"job {job}: argument 'event_id': input should be less than or equal to"):
         accept(job, recorded.function, {"event_id": 10**22})
+
+
+def test_arguments_of_another_version_of_the_function_are_refused_in_one_sentence() -> None:
+    for stored, words in (({"store": 1, "gone": 2}, "'gone': is not one of"), ({}, "'store': is required")):
+        with pytest.raises(BadArguments, match=f"^job topic.sync: argument {words}"):
+            restore("topic.sync", sync, stored)
