@@ -8,11 +8,16 @@
     a time limit                a failure like any other
     anything else               our bug: retry, then dead
 
+A job may have pauses of its own for a class of errors, `@job(backoffs={Unavailable: Backoff(first=60)})`: the class
+nearest to the error's own decides. An attempt that its time limit ended is looked up as a `TimeoutError`.
+
 Nothing here touches a clock, a broker or a database: the executor acts on the answer.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
+from types import MappingProxyType
 
 from integrations import Rejected, Throttled
 from jobs._signals import Cancel, Interrupted, Snooze
@@ -35,6 +40,10 @@ class Backoff:
         return full * random.uniform(0.5, 1.0)
 
 
+Backoffs = Mapping[type[BaseException], Backoff]
+NO_BACKOFFS: Backoffs = MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class Decision:
     """What to record: the attempt's outcome, the run's next state, and when it is due again."""
@@ -54,7 +63,14 @@ INTERRUPTED = Decision(Outcome.SHUTDOWN, State.WAITING, reason="the worker was s
 
 
 def decide(
-    error: BaseException, *, failures: int, max_attempts: int, backoff: Backoff, random: Random, timed_out: bool = False
+    error: BaseException,
+    *,
+    failures: int,
+    max_attempts: int,
+    backoff: Backoff,
+    random: Random,
+    backoffs: Backoffs = NO_BACKOFFS,
+    timed_out: bool = False,
 ) -> Decision:
     """Judge an attempt that raised.
 
@@ -64,6 +80,7 @@ def decide(
         max_attempts: Failures allowed.
         backoff: The job's pauses.
         random: Source of jitter.
+        backoffs: Its pauses after certain errors.
         timed_out: Whether it was ended by its time limit.
     """
     match error:
@@ -78,4 +95,15 @@ def decide(
     outcome = Outcome.TIMED_OUT if timed_out else Outcome.FAILED
     if failures + 1 >= max_attempts:
         return Decision(outcome, State.DEAD, counts=True)
-    return Decision(outcome, State.WAITING, delay=backoff.pause(failures + 1, random), counts=True)
+    chosen = nearest(backoffs, TimeoutError if timed_out else type(error)) or backoff
+    return Decision(outcome, State.WAITING, delay=chosen.pause(failures + 1, random), counts=True)
+
+
+def nearest(backoffs: Backoffs, error: type[BaseException]) -> Backoff | None:
+    """Return the pauses of the class that is nearest to the error's own, or None if no class of it is named."""
+    return next((backoffs[kind] for kind in error.__mro__ if kind in backoffs), None)
+
+
+def is_retried(error: type[BaseException]) -> bool:
+    """Whether an error of this class is followed by a pause of the job's own choice."""
+    return not issubclass(error, (Snooze, Throttled, Cancel, Interrupted, Rejected))

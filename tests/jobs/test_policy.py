@@ -21,7 +21,7 @@ from integrations import (
     Unavailable,
 )
 from jobs import Backoff, Cancel, Interrupted, Snooze
-from jobs._policy import DONE, INTERRUPTED, LONGEST_SNOOZE, Decision, decide
+from jobs._policy import DONE, INTERRUPTED, LONGEST_SNOOZE, Decision, decide, is_retried, nearest
 from models import MOVES, Outcome, State
 
 RETRY = (Outcome.FAILED, State.WAITING, True)
@@ -118,3 +118,42 @@ def test_a_pause_doubles_up_to_the_longest_and_is_cut_by_up_to_half(
 def test_two_runs_that_failed_together_do_not_come_back_together() -> None:
     random = Random(1)
     assert len({Backoff().pause(3, random) for _ in range(100)}) > 90
+
+
+OWN = {Unavailable: Backoff(1000, 1000), OSError: Backoff(2000, 2000), Exception: Backoff(3000, 3000)}
+
+
+@pytest.mark.parametrize(
+    ("error", "longest"),
+    [
+        (Unavailable("x", upstream="u"), 1000),
+        (FileNotFoundError(), 2000),
+        (BadDelivery("x", upstream="u"), 3000),
+        (SystemExit(1), 8),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_pause_is_that_of_the_class_nearest_to_the_error(error: BaseException, longest: float) -> None:
+    decision = decide(error, failures=0, max_attempts=3, backoff=Backoff(8), backoffs=OWN, random=Random(1))
+    assert longest / 2 <= decision.delay <= longest
+
+
+def test_a_time_limit_is_looked_up_as_a_timeout_whatever_ended_the_attempt() -> None:
+    assert nearest({TimeoutError: Backoff(7)}, TimeoutError) == Backoff(7)
+    chosen = decide(
+        SystemExit(),
+        failures=0,
+        max_attempts=3,
+        backoff=Backoff(8),
+        backoffs={TimeoutError: Backoff(1000, 1000)},
+        random=Random(1),
+        timed_out=True,
+    )
+    assert chosen.delay >= 500
+
+
+@pytest.mark.parametrize(("error", "fate"), TABLE, ids=lambda value: type(value).__name__)
+def test_a_pause_of_ones_own_is_for_errors_that_are_retried(
+    error: BaseException, fate: tuple[Outcome, State, bool]
+) -> None:
+    assert is_retried(type(error)) == (fate == RETRY)
