@@ -13,9 +13,10 @@ Files with a leading underscore are machinery; every other file of this folder i
 """
 
 from jobs._arguments import BadArguments, RowId
+from jobs._checkpoint import BadCheckpoint
 from jobs._context import Context
 from jobs._enqueue import WRITTEN, Written
-from jobs._job import Job, Priority, UnknownJob, all_jobs, find, handler_of, job, load
+from jobs._job import Job, Priority, UnknownJob, all_jobs, find, handler_of, job, load, names, renamed
 from jobs._policy import Backoff
 from jobs._schedule import BadRule, Rule, cron, every
 from jobs._signals import Cancel, Interrupted, Snooze
@@ -25,6 +26,7 @@ __all__ = [
     "WRITTEN",
     "Backoff",
     "BadArguments",
+    "BadCheckpoint",
     "BadRule",
     "Cancel",
     "Context",
@@ -44,4 +46,6 @@ __all__ = [
     "handler_of",
     "job",
     "load",
+    "names",
+    "renamed",
 ]

@@ -7,18 +7,27 @@ good moments whether it should stop. It never sees the environment, the broker o
     page = context.use(Warehouse).levels(cursor=cursor)
     context.progress(done=1200, total=5000, note="page 12")
     context.check()
+
+A job of many steps goes on where its last attempt stopped. The place is saved in the job's own transaction:
+
+    page = context.resume_from.get("page", 0)
+    with context.transaction() as session:
+        ...
+        context.checkpoint(session, {"page": page + 1})
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Lock
 from typing import Any, Protocol, TypeVar
 
+from sqlalchemy import Connection
 from sqlalchemy.orm import Session, sessionmaker
 
 from integrations import Integration
+from jobs import _checkpoint
 from jobs._signals import Cancel, Interrupted
 
 I = TypeVar("I", bound=Integration)  # noqa: E741 - an integration
@@ -60,6 +69,8 @@ class Context:
     integration: Callable[[type[Integration]], Integration]
     reporter: Reporter
     stop: Stop = field(default_factory=Stop)
+    #: The last checkpoint of an earlier attempt, empty when there is none: also after a rescue, a shutdown or a snooze.
+    resume_from: Mapping[str, Any] = field(default_factory=dict)
     _lines: int = 0
     _lock: Lock = field(default_factory=Lock)
 
@@ -73,6 +84,15 @@ class Context:
     def transaction(self) -> AbstractContextManager[Session]:
         """Open a session whose transaction commits when the block ends well and rolls back when it does not."""
         return self.sessions.begin()
+
+    def checkpoint(self, session: Session | Connection, state: Mapping[str, Any]) -> None:
+        """Save where the next attempt goes on, in the transaction of this session; call it last.
+
+        Raises:
+            BadCheckpoint: If it is no JSON object of at most 16 KiB.
+            Interrupted: If the run was taken from this attempt; let it pass, so that the transaction rolls back.
+        """
+        _checkpoint.save(session, state, job=self.job, run_id=self.run_id, attempt=self.attempt)
 
     def log(self, line: str, **fields: Any) -> None:
         """Keep a line with the run; the first thousand of an attempt are kept, each cut at 2,000 characters."""

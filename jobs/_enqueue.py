@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
+from jobs._lifetime import ENDS, Lifetime
 from jobs._unique import Unique
 
 #: Where a session keeps the runs that it wrote and has not announced, as a list of `Written`.
@@ -26,21 +27,20 @@ TOGETHER = 10_000
 
 # The moment of the statement, not of the transaction: runs of one key keep the order in which they were written.
 _COLUMNS = """job, queue, priority, key, args, max_attempts, due_at, unique_key, unique_while, unique_until,
-    schedule, slot_at, event_id"""
+    schedule, slot_at, event_id, expires_at, deadline_at"""
+_DUE = "coalesce(:due_at, clock_timestamp() + :wait * interval '1 second')"
 _UNIQUE_UNTIL = "now() + CAST(:window AS float8) * interval '1 second'"
 INSERT = text(f"""
     INSERT INTO runs ({_COLUMNS})
     VALUES (:job, :queue, :priority, :key, CAST(:args AS jsonb), :max_attempts,
-            coalesce(:due_at, clock_timestamp() + :wait * interval '1 second'),
-            :unique_key, :during, {_UNIQUE_UNTIL}, :schedule, :slot_at, :event_id)
+            {_DUE}, :unique_key, :during, {_UNIQUE_UNTIL}, :schedule, :slot_at, :event_id, {ENDS})
     ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL DO NOTHING
     RETURNING id
 """)
 INSERT_MANY = text(f"""
     INSERT INTO runs ({_COLUMNS})
     SELECT :job, :queue, :priority, given.key, CAST(given.args AS jsonb), :max_attempts,
-           coalesce(:due_at, clock_timestamp() + :wait * interval '1 second'),
-           given.unique_key, :during, {_UNIQUE_UNTIL}, :schedule, :slot_at, :event_id
+           {_DUE}, given.unique_key, :during, {_UNIQUE_UNTIL}, :schedule, :slot_at, :event_id, {ENDS}
     FROM unnest(CAST(:many_args AS text[]), CAST(:keys AS text[]), CAST(:unique_keys AS text[]))
         WITH ORDINALITY AS given (args, key, unique_key, place)
     ORDER BY place
@@ -90,6 +90,7 @@ class Order:
     schedule: str | None
     slot_at: datetime | None
     event_id: int | None
+    lifetime: Lifetime
 
     def values(self) -> dict[str, Any]:
         """Return the parameters of a statement."""
@@ -107,7 +108,7 @@ class Order:
             "schedule": self.schedule,
             "slot_at": self.slot_at,
             "event_id": self.event_id,
-        }
+        } | self.lifetime.values()
 
 
 class Item(NamedTuple):

@@ -22,7 +22,8 @@ from integrations import EventKey, Integration
 from jobs._arguments import BadArguments, accept, defaults, parameters, required, restore
 from jobs._context import Context
 from jobs._enqueue import Item, Order, write, write_many
-from jobs._policy import Backoff
+from jobs._lifetime import FOR_EVER, Lifetime
+from jobs._policy import NO_BACKOFFS, Backoff, Backoffs, is_retried
 from jobs._schedule import BadRule, Rule
 from jobs._unique import Unique
 
@@ -72,6 +73,12 @@ class Job(Generic[P]):
     #: Runs of one key are executed one at a time in the order of their enqueue. A run that will be retried holds the
     #: others back; one that is dead does not.
     ordered: bool = False
+    #: Pauses after errors of certain classes, instead of `backoff`.
+    backoffs: Backoffs = field(default_factory=lambda: NO_BACKOFFS)
+    #: How long its runs are wanted.
+    lifetime: Lifetime = FOR_EVER
+    #: Names it had before: runs, schedules and lookups under them are its own.
+    formerly: tuple[str, ...] = ()
     #: Options of one enqueue, set by `options`.
     due_at: datetime | None = None
     unique_key: str | None = None
@@ -94,6 +101,8 @@ class Job(Generic[P]):
         unique_key: str | None = None,
         slot: tuple[str, datetime] | None = None,
         event_id: int | None = None,
+        expires_at: datetime | None = None,
+        deadline_at: datetime | None = None,
     ) -> "Job[P]":
         """Return the job with options for its next enqueue.
 
@@ -103,9 +112,20 @@ class Job(Generic[P]):
             unique_key: While a run with this key waits for a worker, enqueue returns that run instead of a new one.
             slot: Schedule and nominal time that planned it.
             event_id: Webhook that caused it.
+            expires_at: Nobody wants it from this moment on, unless an attempt has begun.
+            deadline_at: No attempt begins after this moment.
         """
         urgency = self.priority if priority is None else priority
-        return replace(self, due_at=due_at, priority=urgency, unique_key=unique_key, slot=slot, event_id=event_id)
+        lifetime = replace(self.lifetime, expires_at=expires_at, deadline_at=deadline_at)
+        return replace(
+            self,
+            due_at=due_at,
+            priority=urgency,
+            unique_key=unique_key,
+            slot=slot,
+            event_id=event_id,
+            lifetime=lifetime,
+        )
 
     def enqueue(self, session: Session | Connection, /, *args: P.args, **kwargs: P.kwargs) -> int:
         """Write a run in the caller's transaction and return its id.
@@ -145,6 +165,7 @@ class Job(Generic[P]):
             schedule,
             slot_at,
             self.event_id,
+            self.lifetime,
         )
 
     def _item(self, arguments: dict[str, Any]) -> Item:
@@ -178,6 +199,10 @@ def job(
     limit: int | None = None,
     per_key: int | None = None,
     ordered: bool = False,
+    backoffs: Backoffs = NO_BACKOFFS,
+    retry_for: float | None = None,
+    expires: float | None = None,
+    formerly: Iterable[str] = (),
 ) -> Callable[[Callable[Concatenate[Context, P], Result]], Job[P]]:
     """Record a function as a job.
 
@@ -195,16 +220,15 @@ def job(
         limit: Runs under way at the same time, on all workers together.
         per_key: The same for runs with one key.
         ordered: Execute the runs of one key one at a time, in order.
+        backoffs: Pauses after errors of certain classes; the class nearest to the error's own decides.
+        retry_for: Seconds after a run is first due in which its attempts may begin.
+        expires: Seconds after which nobody wants a run any more, unless an attempt has begun.
+        formerly: Names it had before; what is kept under them is its own.
     """
 
     def record(function: Callable[Concatenate[Context, P], Result]) -> Job[P]:
-        name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
-        if name in _registry:
-            raise ValueError(f"two jobs are called {name}: rename one of them")
-        if schedule is not None and (needed := required(function)):
-            raise ValueError(f"job {name} has a schedule, which gives no arguments: give {needed[0]!r} a default")
         recorded = Job(
-            name,
+            f"{function.__module__.rpartition('.')[2]}.{function.__name__}",
             function,
             queue,
             max_attempts,
@@ -219,10 +243,13 @@ def job(
             limit,
             per_key,
             ordered,
+            backoffs=backoffs,
+            lifetime=Lifetime(expires, retry_for),
+            formerly=tuple(formerly),
         )
-        _check_sharing(recorded)
-        _registry[name] = recorded
-        return recorded
+        for check in (_check_names, _check_sharing, _check_timing):
+            check(recorded)
+        return _registry.setdefault(recorded.name, recorded)
 
     return record
 
@@ -242,6 +269,34 @@ def _check_sharing(job: Job[Any]) -> None:
         raise ValueError(f"job {job.name} answers events, which bring only event_id: it has no other key")
     if any(most is not None and most < 1 for most in (job.limit, job.per_key)):
         raise ValueError(f"job {job.name}: a limit below 1 would hold its runs for ever; pause the job instead")
+
+
+def _check_names(job: Job[Any]) -> None:
+    """Refuse a name, of today or of before, that another job has too.
+
+    Raises:
+        ValueError: The message names both.
+    """
+    if job.name in _registry:
+        raise ValueError(f"two jobs are called {job.name}: rename one of them")
+    for name in (job.name, *job.formerly):
+        if (other := names().get(name)) is not None:
+            raise ValueError(f"{job.name} and {other.name} both claim the name {name}: let one of them have it")
+
+
+def _check_timing(job: Job[Any]) -> None:
+    """Refuse a schedule for a job that it cannot call, and a backoff after an error that is followed by none.
+
+    Raises:
+        ValueError: The message names the argument or the error.
+    """
+    if job.schedule is not None and (needed := required(job.function)):
+        raise ValueError(f"job {job.name} has a schedule, which gives no arguments: give {needed[0]!r} a default")
+    for kind in job.backoffs:
+        if not is_retried(kind):
+            raise ValueError(
+                f"job {job.name} has a backoff for {kind.__name__}, which is followed by no pause: leave it out"
+            )
 
 
 def load() -> dict[str, Job[Any]]:
@@ -264,14 +319,24 @@ def all_jobs() -> dict[str, Job[Any]]:
     return _registry
 
 
+def names() -> dict[str, Job[Any]]:
+    """Return the jobs by every name they have and had."""
+    return {former: job for job in _registry.values() for former in job.formerly} | _registry
+
+
+def renamed() -> dict[str, str]:
+    """Return what each former name is called now."""
+    return {former: job.name for job in _registry.values() for former in job.formerly}
+
+
 def find(name: str) -> Job[Any]:
-    """Return the job with this name.
+    """Return the job that has this name, or had it before.
 
     Raises:
         UnknownJob: If there is none.
     """
     try:
-        return _registry[name]
+        return _registry.get(name) or names()[name]
     except KeyError:
         near = get_close_matches(name, _registry, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else "`headrace jobs` lists them all"

@@ -12,6 +12,8 @@ leaves, so a duplicate delivery, a worker that was thought dead and a double cli
             ├──── broker lost it ─────────┘                                          ├─▶  dead
             └──── run again (dead, cancelled, succeeded)                             └─▶  cancelled
 
+A run that waits is also ended by the clock: past `expires_at` it is cancelled, past `deadline_at` it is dead.
+
 `attempt` is the fencing number: it grows by one with every claim, and only the holder of the current number may
 record an outcome. `failures` counts what burns the run's allowance; a snooze or a shutdown burns nothing.
 """
@@ -52,7 +54,7 @@ class Outcome(StrEnum):
 
 MOVES: dict[State, frozenset[State]] = {
     # A claim may take a waiting run too: its message can arrive before the relay's transaction is visible.
-    # A redrive that stops puts back what it had moved and nobody has started.
+    # A redrive that stops puts back what it had moved and nobody has started; a deadline ends what waits.
     State.WAITING: frozenset({State.QUEUED, State.RUNNING, State.CANCELLED, State.DEAD}),
     State.QUEUED: frozenset({State.RUNNING, State.WAITING, State.CANCELLED, State.DEAD}),
     State.RUNNING: frozenset({State.SUCCEEDED, State.DEAD, State.CANCELLED, State.WAITING}),
@@ -101,6 +103,11 @@ class Run(Base):
             "runs_expiring",
             "expires_at",
             postgresql_where=text("expires_at IS NOT NULL AND state IN ('waiting', 'queued')"),
+        ),
+        Index(
+            "runs_overdue",
+            "deadline_at",
+            postgresql_where=text("deadline_at IS NOT NULL AND state IN ('waiting', 'queued')"),
         ),
         Index("runs_queued", "queued_at", postgresql_where=text("state = 'queued'")),
         Index("runs_running", "process_id", postgresql_where=text("state = 'running'")),
@@ -171,11 +178,12 @@ class Run(Base):
     #: What clears it: `waiting` (the claim), `unfinished` (the end), `window` (`unique_until`, whatever the state).
     unique_while: Mapped[str | None]
     unique_until: Mapped[datetime | None]
-    #: Work that nobody wants any more from this moment on, unless it has started.
+    #: Work that nobody wants any more from this moment on, unless an attempt has begun.
     expires_at: Mapped[datetime | None]
     #: No attempt begins after this moment: the end of all retries.
     deadline_at: Mapped[datetime | None]
-    #: Where the job goes on if its attempt ends early, saved in the job's own transaction.
+    #: Where the job goes on if its attempt ends early, saved in the job's own transaction. Empty after success and when
+    #: a person runs it again: then it starts from the beginning.
     checkpoint: Mapped[dict[str, Any] | None]
     #: When an operator put the dead run aside; it can be undone for a day.
     discarded_at: Mapped[datetime | None]

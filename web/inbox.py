@@ -38,10 +38,11 @@ EVENTS = """
 """
 RUNS = """
     WITH made AS (
-        INSERT INTO runs (job, queue, priority, key, args, max_attempts, event_id)
-        SELECT job, queue, priority, key, jsonb_build_object('event_id', event_id), max_attempts, event_id
-        FROM unnest(%s::text[], %s::text[], %s::smallint[], %s::text[], %s::smallint[], %s::bigint[])
-            AS given (job, queue, priority, key, max_attempts, event_id)
+        INSERT INTO runs (job, queue, priority, key, args, max_attempts, event_id, expires_at, deadline_at)
+        SELECT job, queue, priority, key, jsonb_build_object('event_id', event_id), max_attempts, event_id,
+               now() + expires * interval '1 second', now() + retry_for * interval '1 second'
+        FROM unnest(%s::text[], %s::text[], %s::smallint[], %s::text[], %s::smallint[], %s::bigint[], %s::float8[],
+                    %s::float8[]) AS given (job, queue, priority, key, max_attempts, event_id, expires, retry_for)
         RETURNING id, event_id
     )
     UPDATE events SET run_id = made.id FROM made WHERE events.id = made.event_id
@@ -254,6 +255,8 @@ def _runs(caused: Sequence[tuple[Arrival, int]]) -> list[list[Any]]:
         [job.key_of({"event_id": event_id}) for job, (_, event_id) in zip(handlers, caused, strict=True)],
         [job.max_attempts for job in handlers],
         [event_id for _, event_id in caused],
+        [job.lifetime.expires for job in handlers],
+        [job.lifetime.retry_for for job in handlers],
     ]
 
 

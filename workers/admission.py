@@ -229,7 +229,10 @@ class Admission:
     def _keyed(self, connection: Connection, gates: Gates, rooms: Mapping[str, int]) -> list[Due]:
         if not gates.keyed or not rooms:
             return []
-        candidates = self._candidates(connection, gates, list(rooms))
+        # A renamed job shares its limits with the runs that are kept under its former names.
+        now = jobs.renamed()
+        found = self._candidates(connection, gates, list(rooms))
+        candidates = [candidate._replace(job=now.get(candidate.job, candidate.job)) for candidate in found]
         limits = limits_of(gates)
         count = _count(connection, {c.lane for c in candidates if c.job in limits.ordered})
         chosen = choose(candidates, count, limits, rooms)
@@ -286,15 +289,18 @@ def _keyless(connection: Connection, gates: Gates, rooms: Mapping[str, int]) -> 
 
 
 def _count(connection: Connection, ordered: Iterable[Lane]) -> Count:
+    now = jobs.renamed()
     lanes = sorted(ordered)
+    lanes += [(former, key) for former, name in now.items() for job, key in lanes if job == name]
     values = {"jobs": [job for job, _ in lanes], "keys": [key for _, key in lanes]}
     count: Counter[Lane] = Counter()
     begun: dict[Lane, int] = {}
     for row in connection.execute(UNDER_WAY, values):
+        lane = now.get(row.job, row.job), row.key
         if row.first is None:
-            count[row.job, row.key] = row.many
+            count[lane] += row.many
         else:
-            begun[row.job, row.key] = row.first
+            begun[lane] = min(row.first, begun.get(lane, row.first))
     return Count(count, begun)
 
 

@@ -34,6 +34,7 @@ HELD = text("""
 ALIVE = text("""
     SELECT count(*) FILTER (WHERE kind = 'worker' AND :queue = ANY(queues)) AS workers,
            coalesce(sum(threads) FILTER (WHERE kind = 'worker' AND :queue = ANY(queues)), 0)::int AS threads,
+           count(*) FILTER (WHERE kind = 'worker' AND :queue = ANY(queues) AND :job = ANY(jobs)) AS knowing,
            count(*) FILTER (WHERE kind = 'relay') AS relays
     FROM processes WHERE stopped_at IS NULL AND heartbeat_at > now() - make_interval(secs => :stale)
 """)
@@ -96,6 +97,8 @@ class Facts:
     held: Any = None
     workers: int = 1
     threads: int = 1
+    #: Of its workers those whose code has the job.
+    knowing: int = 1
     relays: int = 1
     #: Runs of its queue, job and key that are under way: `many`, the `first` of them, `since` when.
     of_queue: Any = None
@@ -122,7 +125,7 @@ def look(connection: Connection, run: dict[str, Any], now: datetime) -> Facts:
         run: The columns of its row.
         now: The database's clock.
     """
-    job = jobs.all_jobs().get(run["job"])
+    job = jobs.names().get(run["job"])
     values = {name: run[name] for name in ("id", "queue", "job", "priority", "due_at")} | {"key": run["key"] or ""}
     alive = connection.execute(ALIVE, values | {"stale": STALE_AFTER}).one()
     limit = connection.execute(LIMIT, values).one_or_none()
@@ -133,6 +136,7 @@ def look(connection: Connection, run: dict[str, Any], now: datetime) -> Facts:
         held=connection.execute(HELD, values).one_or_none(),
         workers=alive.workers,
         threads=alive.threads,
+        knowing=alive.knowing,
         relays=alive.relays,
         of_queue=connection.execute(OF_QUEUE, values).one(),
         of_job=connection.execute(OF_JOB, values).one(),
@@ -190,6 +194,9 @@ def _not_due(run: dict[str, Any], facts: Facts) -> Blocker | None:
 def _nobody(run: dict[str, Any], facts: Facts) -> Blocker | None:
     if not facts.workers:
         return Blocker("nobody", f"waits because no live worker serves queue {run['queue']}: start one", run["due_at"])
+    if not facts.knowing:
+        said = "finds no such job in the code of any live worker: it waits for a worker that knows it"
+        return Blocker("nobody", said, run["due_at"])
     if not facts.relays and run["state"] == State.WAITING:
         return Blocker("nobody", "is due, and waits because no relay lives to push it: start one", run["due_at"])
     return None

@@ -26,7 +26,7 @@ from dramatiq.message import Message
 from dramatiq.middleware import Middleware, TimeLimit
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs import all_jobs
+from jobs import names
 from workers import ledger, logs
 from workers.bell import Bell
 from workers.delivery import NAMESPACE, Delivery
@@ -62,7 +62,12 @@ class Holding:
         self.outcomes = Outcomes(runtime.machinery, self._ring)
         self.executor = Executor(runtime, self.outcomes, self.window)
         self.presence = Presence(
-            runtime.machinery, "worker", queues=queues, threads=threads, held=self.executor.compare
+            runtime.machinery,
+            "worker",
+            queues=queues,
+            jobs=sorted(names()),
+            threads=threads,
+            held=self.executor.compare,
         )
         self.delivery = Delivery(runtime.redis)
 
@@ -83,6 +88,9 @@ class Holding:
     def stop(self) -> None:
         """Give back what is still held, write the last outcomes, say goodbye."""
         self.executor.put_back()
+        if self.executor.at_work():
+            # A blocked job may hold the row of its run, which is to be written now.
+            self.runtime.end_transactions()
         self.outcomes.close(LAST_WORDS)
         self.presence.stop()
 
@@ -184,7 +192,7 @@ class ClaimingConsumer(Consumer):
         messages = {int(message.message_id): message for body in bodies if (message := _decode(body))}
         try:
             with self._holding.runtime.machinery.begin() as connection:
-                claims = ledger.claim(connection, sorted(messages), self._holding.presence.id, list(all_jobs()))
+                claims = ledger.claim(connection, sorted(messages), self._holding.presence.id, list(names()))
         except SQLAlchemyError:
             # Should the claim have been committed all the same, the messages find their runs taken, and the next
             # heartbeats find runs that this process does not know and give them back.
@@ -233,12 +241,12 @@ def make(runtime: Runtime, *, threads: int, queues: Sequence[str]) -> LedgerBrok
         queues: Queues to serve.
     """
     broker = LedgerBroker(Holding(runtime, threads=threads, queues=queues))
-    for job in all_jobs().values():
+    for name, job in names().items():
         # Every job, for a run stays in the queue it was enqueued to when a deploy moves its job to another one.
         dramatiq.Actor(
             broker.holding.executor.execute,
             broker=broker,
-            actor_name=job.name,
+            actor_name=name,
             queue_name=job.queue if job.queue in queues else queues[0],
             priority=0,
             options={"time_limit": job.time_limit * 1000},

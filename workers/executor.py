@@ -16,7 +16,7 @@ import time
 import traceback
 from dataclasses import dataclass, field, replace
 from random import Random
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any
 
 from dramatiq.middleware import TimeLimitExceeded
@@ -62,6 +62,29 @@ class Held:
     since: float = field(default_factory=time.monotonic)
 
 
+@dataclass(frozen=True)
+class AtWork:
+    """An attempt that a thread is executing."""
+
+    held: Held
+    thread: int
+    #: How long it has been at work, and how long it may be.
+    seconds: float
+    limit: float
+
+    @property
+    def run_id(self) -> int:
+        return self.held.claim.run_id
+
+    @property
+    def job(self) -> str:
+        return self.held.claim.job
+
+    @property
+    def attempt(self) -> int:
+        return self.held.claim.attempt
+
+
 class Executor:
     """Executes claimed runs.
 
@@ -76,9 +99,36 @@ class Executor:
         self._outcomes = outcomes
         self._window = window
         self._held: dict[int, Held] = {}
+        #: By thread, also attempts that were given back while they run, and when each began.
+        self._at_work: dict[int, tuple[Held, float]] = {}
         self._lock = Lock()
         self._random = Random()  # noqa: S311 - jitter, not a secret
         self._interrupted = False
+
+    @property
+    def held(self) -> int:
+        """How many runs this process holds."""
+        return len(self._held)
+
+    def at_work(self) -> list[AtWork]:
+        """Return the attempts that threads are executing now."""
+        now, known = time.monotonic(), jobs.names()
+        with self._lock:
+            found = list(self._at_work.items())
+        return [
+            AtWork(held, thread, now - began, known[held.claim.job].time_limit)
+            for thread, (held, began) in found
+            if held.claim.job in known
+        ]
+
+    def give_up(self, work: AtWork, stack: str) -> None:
+        """Record an attempt that cannot be ended as timed out, although its thread goes on."""
+        with self._lock:
+            mine = self._let_go(work.held)
+        if mine:
+            ending = self._judge(work.held.claim, TimeLimitExceeded())
+            error = f"{ending.error}, and nothing could interrupt it: its worker process was recycled"
+            self._outcomes.ending(replace(ending, error=error, traceback=stack))
 
     def hold(self, claims: list[Claim]) -> None:
         """Take over runs that were just claimed."""
@@ -130,17 +180,21 @@ class Executor:
 
     def execute(self, run_id: int) -> None:
         """Run one attempt and hand over its outcome; never raises."""
+        started, thread = time.monotonic(), get_ident()
         with self._lock:
             held = self._held.get(run_id)
-        if held is None:
-            return
-        started = time.monotonic()
+            if held is None:
+                return
+            self._at_work[thread] = held, started
         try:
             self._record(held, self._attempt(held), started)
         except TimeLimitExceeded as late:
             # The limit struck after the job had returned: unless its outcome was handed over, it counts as too late.
             # Should it have been, the second ending finds the attempt ended and changes nothing.
             self._record(held, self._judge(held.claim, late), started)
+        finally:
+            with self._lock:
+                self._at_work.pop(thread, None)
 
     def _record(self, held: Held, ending: Ending, started: float) -> None:
         self._outcomes.ending(ending)
@@ -163,21 +217,22 @@ class Executor:
         try:
             job = jobs.find(claim.job)
             self._check_upstreams(job)
-            result = job.run(self._context(held), claim.args)
+            result = job.run(self._context(held, job), claim.args)
             return _ending(claim, DONE, result=ledger.small(result))
         except BaseException as error:  # noqa: BLE001 - whatever it is, also `sys.exit`, becomes the outcome
             return self._judge(claim, error)
 
-    def _context(self, held: Held) -> Context:
+    def _context(self, held: Held, job: Job[Any]) -> Context:
         return Context(
             run_id=held.claim.run_id,
             attempt=held.claim.attempt,
-            job=held.claim.job,
+            job=job.name,
             slot_at=held.claim.slot_at,
             sessions=self._runtime.sessions,
             integration=self._runtime.use,
             reporter=self._outcomes,
             stop=held.stop,
+            resume_from=held.claim.checkpoint or {},
         )
 
     def _check_upstreams(self, job: Job[Any]) -> None:
@@ -190,12 +245,13 @@ class Executor:
             raise Snooze(PAUSED_SNOOZE, paused)
 
     def _judge(self, claim: Claim, error: BaseException) -> Ending:
-        known = jobs.all_jobs().get(claim.job)
+        known = jobs.names().get(claim.job)
         decision = decide(
             error,
             failures=claim.failures,
             max_attempts=claim.max_attempts,
             backoff=known.backoff if known else jobs.Backoff(),
+            backoffs=known.backoffs if known else {},
             random=self._random,
             timed_out=isinstance(error, TimeLimitExceeded),
         )

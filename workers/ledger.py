@@ -24,11 +24,18 @@ _ESCAPED_ZERO = rb"\u0000"
 #: A zero character as JSON escapes it, not a backslash before the letters `u0000`.
 _ZERO = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
+
+def spelled(moment: str) -> str:
+    """Return the SQL that writes a moment as people read it."""
+    return rf"""to_char({moment} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24\:MI\:SS "UTC"')"""
+
+
 CLAIM = text("""
     WITH candidates AS (
         SELECT id, state, queue, job, key FROM runs
         WHERE id = ANY(:ids) AND job = ANY(:jobs) AND state IN ('waiting', 'queued') AND due_at <= now()
-            AND (expires_at IS NULL OR expires_at > now())
+            AND (expires_at IS NULL OR expires_at > now() OR attempt > 0)
+            AND (deadline_at IS NULL OR deadline_at > now())
             AND queue NOT IN (SELECT name FROM queues WHERE paused_at IS NOT NULL)
             AND EXISTS (SELECT 1 FROM processes WHERE id = :process_id AND stopped_at IS NULL)
         ORDER BY id FOR UPDATE
@@ -46,12 +53,15 @@ CLAIM = text("""
         unique_key = CASE WHEN r.unique_while IN ('unfinished', 'window') THEN r.unique_key END,
         progress = NULL, result = NULL, error = NULL
     FROM allowed a WHERE r.id = a.id
-    RETURNING r.id, r.job, r.args, r.attempt, r.failures, r.max_attempts, r.slot_at, r.key
+    RETURNING r.id, r.job, r.args, r.attempt, r.failures, r.max_attempts, r.slot_at, r.key, r.checkpoint
 """)
 
+# A retry that would be due after the run's deadline is the end, whether it follows a failure or a snooze.
+LATE = "coalesce(e.state = 'waiting' AND now() + e.delay * interval '1 second' >= r.deadline_at, false)"
+OUT_OF_TIME = f"'out of time: no attempt begins after ' || {spelled('r.deadline_at')}"
 # A retry that somebody cancelled meanwhile ends here. Read from the row itself, so that a cancel which commits while
 # this statement waits for the row's lock is seen.
-AGAIN = "(e.state = 'waiting' AND r.cancel_requested_at IS NULL)"
+AGAIN = f"(e.state = 'waiting' AND r.cancel_requested_at IS NULL AND NOT {LATE})"
 
 FINISH = text(f"""
     WITH endings AS (
@@ -63,12 +73,15 @@ FINISH = text(f"""
         WHERE r.state = 'running' AND r.attempt = e.attempt ORDER BY r.id FOR UPDATE OF r
     ), moved AS (
         UPDATE runs r
-        SET state = CASE WHEN {AGAIN} THEN 'waiting' WHEN e.state = 'waiting' THEN 'cancelled' ELSE e.state END,
+        SET state = CASE WHEN {AGAIN} THEN 'waiting' WHEN e.state <> 'waiting' THEN e.state
+                         WHEN r.cancel_requested_at IS NULL THEN 'dead' ELSE 'cancelled' END,
             due_at = CASE WHEN {AGAIN} THEN now() + e.delay * interval '1 second' ELSE r.due_at END,
             finished_at = CASE WHEN {AGAIN} THEN NULL ELSE now() END,
             failures = r.failures + e.counts::int, deaths = 0, queued_at = NULL, cancel_requested_at = NULL,
             unique_key = CASE WHEN r.unique_while = 'window' OR {AGAIN} THEN r.unique_key END,
-            error = e.error, result = e.result
+            error = CASE WHEN {LATE} AND r.cancel_requested_at IS NULL
+                         THEN concat_ws('; the last one: ', {OUT_OF_TIME}, e.error) ELSE e.error END,
+            checkpoint = CASE WHEN e.state = 'succeeded' THEN NULL ELSE r.checkpoint END, result = e.result
         FROM endings e JOIN held h ON h.id = e.run_id
         WHERE r.id = e.run_id AND r.state = 'running' AND r.attempt = e.attempt
         RETURNING r.id, r.attempt, r.process_id, r.started_at
@@ -100,15 +113,20 @@ DUE = text("""
 
 LINES = text("""
     INSERT INTO log_lines (run_id, attempt, at, line, fields)
-    SELECT l.run_id, l.attempt, l.at, l.line, l.fields
+    SELECT l.run_id, l.attempt, to_timestamp(l.at), l.line, l.fields
     FROM jsonb_to_recordset(CAST(:lines AS jsonb)) AS l(
-        run_id bigint, attempt int, at timestamptz, line text, fields jsonb)
+        run_id bigint, attempt int, at float8, line text, fields jsonb)
 """)
 
+# A job that has just saved its checkpoint holds the row of its run until it commits: nobody waits for that here.
 PROGRESS = text("""
-    UPDATE runs r SET progress = p.progress
-    FROM jsonb_to_recordset(CAST(:steps AS jsonb)) AS p(run_id bigint, attempt int, progress jsonb)
-    WHERE r.id = p.run_id AND r.attempt = p.attempt AND r.state = 'running'
+    WITH steps AS (
+        SELECT r.id, p.progress
+        FROM jsonb_to_recordset(CAST(:steps AS jsonb)) AS p(run_id bigint, attempt int, progress jsonb)
+        JOIN runs r ON r.id = p.run_id AND r.attempt = p.attempt AND r.state = 'running'
+        ORDER BY r.id FOR NO KEY UPDATE OF r SKIP LOCKED
+    )
+    UPDATE runs r SET progress = s.progress FROM steps s WHERE r.id = s.id
 """)
 
 
@@ -124,6 +142,8 @@ class Claim:
     max_attempts: int
     slot_at: datetime | None
     key: str | None = None
+    #: What an earlier attempt left, see `Context.checkpoint`.
+    checkpoint: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -201,7 +221,7 @@ def in_order(due: Iterable[Due]) -> list[Due]:
 
 
 def write_lines(connection: Connection, lines: list[dict[str, Any]]) -> None:
-    """Keep log lines: run_id, attempt, at, line, fields."""
+    """Keep log lines: run_id, attempt, at (seconds since 1970 by the database's clock), line, fields."""
     connection.execute(LINES, {"lines": _json(lines)})
 
 

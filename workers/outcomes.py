@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from threading import Condition, Thread
 from typing import Any, Self
 
@@ -17,6 +16,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from workers import ledger, logs
+from workers.clock import DatabaseClock
 from workers.ledger import Ending
 
 #: Seconds that outcomes gather, and rows written at once.
@@ -43,6 +43,7 @@ class Outcomes:
         self._steps: dict[int, dict[str, Any]] = {}
         self._steps_written = 0.0
         self._changed = Condition()
+        self._clock = DatabaseClock()
         self._closed = False
         self._thread = Thread(target=self._write_forever, name="outcomes", daemon=True)
 
@@ -68,7 +69,7 @@ class Outcomes:
         entry = {
             "run_id": run_id,
             "attempt": attempt,
-            "at": datetime.now(UTC),
+            "noted": time.monotonic(),
             "line": logs.redact_text(line),
             "fields": logs.redact(fields) or None,
         }
@@ -156,7 +157,9 @@ class Outcomes:
     def _write(self, endings: list[Ending], lines: list[dict[str, Any]], steps: list[dict[str, Any]]) -> None:
         with self._engine.begin() as connection:
             if lines:
-                ledger.write_lines(connection, lines)
+                self._clock.measure(connection)
+                dated = [line | {"at": self._clock.moment(line["noted"])} for line in lines]
+                ledger.write_lines(connection, dated)
             if steps:
                 ledger.write_progress(connection, steps)
             if endings:

@@ -26,8 +26,8 @@ BEAT = 3.0
 STALE_AFTER = 15.0
 
 ENTER = text("""
-    INSERT INTO processes (kind, host, pid, version, queues, threads)
-    VALUES (:kind, :host, :pid, :version, :queues, :threads) RETURNING id
+    INSERT INTO processes (kind, host, pid, version, queues, jobs, threads)
+    VALUES (:kind, :host, :pid, :version, :queues, :jobs, :threads) RETURNING id
 """)
 RENEW = text("UPDATE processes SET heartbeat_at = now() WHERE id = :id AND stopped_at IS NULL RETURNING id")
 LEAVE = text("UPDATE processes SET stopped_at = now(), heartbeat_at = now() WHERE id = :id AND stopped_at IS NULL")
@@ -57,6 +57,7 @@ class Presence:
         engine: The database; nothing that may use up its connections shares it.
         kind: Kind of the process.
         queues: Queues it serves.
+        jobs: Names of the jobs that its code has.
         threads: Runs it may execute at the same time.
         held: Called at every beat with the runs that the ledger says this process holds.
     """
@@ -67,6 +68,7 @@ class Presence:
         kind: str,
         *,
         queues: Sequence[str] = (),
+        jobs: Sequence[str] = (),
         threads: int = 0,
         held: Callable[[list[Running]], None] | None = None,
     ) -> None:
@@ -77,6 +79,7 @@ class Presence:
             "pid": os.getpid(),
             "version": version("headrace"),
             "queues": list(queues),
+            "jobs": list(jobs),
             "threads": threads,
         }
         self._held = held

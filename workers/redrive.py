@@ -90,7 +90,8 @@ RELEASE = text("""
     ), moved AS (
         UPDATE runs r
         SET state = 'waiting', failures = 0, deaths = 0, pushes = 0, due_at = p.due_at, queued_at = NULL,
-            finished_at = NULL, cancel_requested_at = NULL, progress = NULL, result = NULL
+            finished_at = NULL, cancel_requested_at = NULL, progress = NULL, result = NULL,
+            checkpoint = NULL, expires_at = NULL, deadline_at = NULL
         FROM placed p WHERE r.id = p.id
     ), noted AS (
         UPDATE redriven m

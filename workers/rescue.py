@@ -1,16 +1,21 @@
-"""Taking back what was lost: runs of dead workers, and runs that the broker forgot.
+"""Taking back what was lost: runs of dead workers, and runs that the broker forgot; ending what came too late.
 
 Three steps, each of its own: facts, judgement, write. A run whose process stopped beating ends its attempt as `lost`
 and goes back; a run that took several workers in a row with it is set aside as poison. A `queued` run that has waited
 long is looked up in the broker: if its message is gone, or if it was fetched long ago and never claimed, it goes back
-to `waiting` and is pushed again, by force. Any number of relays may do this at the same time.
+to `waiting` and is pushed again, by force.
+
+Beside these, runs are ended that waited until their time was over: the claim refuses them already, here they get their
+last state and a sentence. Any number of relays may do all this at the same time.
 """
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, TextClause, text
 
+from workers import logs
 from workers.delivery import Delivery
+from workers.ledger import OUT_OF_TIME, spelled
 from workers.process import STALE_AFTER
 
 #: Workers in a row that may die with a run in their hands before it is set aside.
@@ -30,7 +35,7 @@ BURY_PROCESSES = text("""
     RETURNING id
 """)
 
-TAKE_BACK = text("""
+TAKE_BACK = text(f"""
     WITH lost AS (
         SELECT r.id FROM runs r
         WHERE r.state = 'running'
@@ -40,9 +45,12 @@ TAKE_BACK = text("""
         SELECT r.id, r.attempt, r.process_id, r.started_at, CASE
             WHEN r.cancel_requested_at IS NOT NULL THEN 'cancelled'
             WHEN r.deaths + 1 >= :deaths OR r.failures + 1 >= r.max_attempts THEN 'dead'
+            WHEN now() + :pause * power(2, r.deaths) * interval '1 second' >= r.deadline_at THEN 'dead'
             ELSE 'waiting' END AS next,
             CASE WHEN r.deaths + 1 >= :deaths
                 THEN 'poison: ' || (r.deaths + 1) || ' workers in a row died with this run; see what it does to them'
+                WHEN now() + :pause * power(2, r.deaths) * interval '1 second' >= r.deadline_at
+                THEN {OUT_OF_TIME} || '; the last one: the worker that held it died'
                 ELSE 'the worker that held it died' END AS why
         FROM runs r JOIN lost l ON l.id = r.id
     ), moved AS (
@@ -59,6 +67,32 @@ TAKE_BACK = text("""
     SELECT v.id, v.attempt, v.process_id, v.started_at, 'lost', 'Lost', v.why
     FROM verdict v JOIN moved m ON m.id = v.id
     RETURNING run_id
+""")
+
+# Work whose time is over while it waits. Rows that a claim, a relay or an operator holds at this moment are theirs.
+EXPIRE = text(f"""
+    WITH expired AS (
+        SELECT id FROM runs WHERE state IN ('waiting', 'queued') AND expires_at <= now() AND attempt = 0
+        ORDER BY expires_at LIMIT :most FOR UPDATE SKIP LOCKED
+    )
+    UPDATE runs r
+    SET state = 'cancelled', finished_at = now(), queued_at = NULL,
+        unique_key = CASE WHEN unique_while = 'window' THEN unique_key END,
+        error = 'expired: it was wanted until ' || {spelled("expires_at")} || ' and had not begun'
+    FROM expired e WHERE r.id = e.id
+    RETURNING r.id
+""")
+END_OVERDUE = text(f"""
+    WITH overdue AS (
+        SELECT id FROM runs WHERE state IN ('waiting', 'queued') AND deadline_at <= now()
+        ORDER BY deadline_at LIMIT :most FOR UPDATE SKIP LOCKED
+    )
+    UPDATE runs r
+    SET state = 'dead', finished_at = now(), queued_at = NULL,
+        unique_key = CASE WHEN unique_while = 'window' THEN unique_key END,
+        error = concat_ws('; the last one: ', {OUT_OF_TIME}, r.error)
+    FROM overdue o WHERE r.id = o.id
+    RETURNING r.id
 """)
 
 LONG_QUEUED = text("""
@@ -89,6 +123,7 @@ class Queued:
 
 def rescue(engine: Engine, delivery: Delivery, *, bury: bool = True) -> tuple[int, int]:
     """Do one pass; return how many runs were taken back from dead workers and how many from the broker."""
+    end_what_is_over(engine)
     with engine.begin() as connection:
         lost = take_back(connection, bury=bury)
     with engine.begin() as connection:
@@ -107,6 +142,24 @@ def take_back(connection: Connection, *, bury: bool = True) -> int:
         connection.execute(BURY_PROCESSES, {"stale": STALE_AFTER})
     facts = {"most": MOST, "deaths": DEATHS_ALLOWED, "pause": PAUSE_AFTER_DEATH}
     return len(connection.execute(TAKE_BACK, facts).all())
+
+
+def end_what_is_over(engine: Engine) -> tuple[int, int]:
+    """End waiting runs whose time has passed, set by set; return how many expired and how many met their deadline."""
+    expired, overdue = _end_all(engine, EXPIRE), _end_all(engine, END_OVERDUE)
+    if expired or overdue:
+        logs.get().warning("runs ended that waited for too long", expired=expired, past_their_deadline=overdue)
+    return expired, overdue
+
+
+def _end_all(engine: Engine, statement: TextClause) -> int:
+    ended = 0
+    while True:
+        with engine.begin() as connection:
+            some = len(connection.execute(statement, {"most": MOST}).all())
+        ended += some
+        if some < MOST:
+            return ended
 
 
 def judge(queued: list[Queued], known: set[int], listed: set[int]) -> list[int]:

@@ -4,17 +4,20 @@ Made once per process, after any fork, and closed in reverse order. Nothing here
 """
 
 from functools import cached_property
+from secrets import token_hex
 from threading import Lock
 from types import TracebackType
 from typing import Self, TypeVar
 
 import redis
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 import integrations
 import jobs
 from integrations import Integration
+from workers import logs
 from workers.announcing import Announcer
 from workers.settings import Settings
 
@@ -29,6 +32,8 @@ ANSWER_TIMEOUT = 5.0
 ANNOUNCE_TIMEOUT = 0.25
 #: A database host that vanishes without a word is noticed within about 25 s instead of many minutes.
 NOTICE_SILENCE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
+
+END_TRANSACTIONS = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :name")
 
 
 class NotConfigured(integrations.Rejected):
@@ -48,6 +53,8 @@ class Runtime:
         self.settings = settings
         self._connections = connections
         self._name = name
+        #: Of the connections of jobs, in this process alone.
+        self._jobs_name = f"{name} {token_hex(4)}"
         self._integrations: dict[type[Integration], Integration] = {}
         self._lock = Lock()
         jobs.load()
@@ -55,14 +62,22 @@ class Runtime:
     @cached_property
     def engine(self) -> Engine:
         """The database, for jobs. A connection that went away is replaced when it is next taken from the pool."""
-        return self._connect(self._connections)
+        return self._connect(self._connections, self._jobs_name)
 
     @cached_property
     def machinery(self) -> Engine:
         """The database, for heartbeats, claims and outcomes: jobs that use up their connections cannot silence them."""
-        return self._connect(MACHINERY_CONNECTIONS)
+        return self._connect(MACHINERY_CONNECTIONS, self._name)
 
-    def _connect(self, connections: int) -> Engine:
+    def end_transactions(self) -> None:
+        """End what jobs hold in the database: they do not return, and the process leaves. Never raises."""
+        try:
+            with self.machinery.begin() as connection:
+                connection.execute(END_TRANSACTIONS, {"name": self._jobs_name})
+        except SQLAlchemyError:
+            logs.get().warning("the transactions of blocked jobs end with the process: Postgres is away")
+
+    def _connect(self, connections: int, name: str) -> Engine:
         return create_engine(
             self.settings.core.sqlalchemy_url,
             pool_size=connections,
@@ -71,7 +86,7 @@ class Runtime:
             connect_args={
                 **NOTICE_SILENCE,
                 "connect_timeout": CONNECT_TIMEOUT,
-                "application_name": self._name,
+                "application_name": name,
                 "options": "-c idle_in_transaction_session_timeout=300000",
             },
         )

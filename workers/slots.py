@@ -33,6 +33,24 @@ DECLARE = text("""
                        THEN schedules.next_fire_at ELSE excluded.next_fire_at END
 """)
 RETIRE = text("UPDATE schedules SET retired_at = now() WHERE retired_at IS NULL AND name <> ALL(:names)")
+# A renamed job keeps its schedule: whether it is paused, its next fire, its history, and the run under way.
+RENAME = (
+    text("""
+        INSERT INTO schedules (name, rule, zone, next_fire_at, paused_at, paused_by, reason, retired_at)
+        SELECT :name, rule, zone, next_fire_at, paused_at, paused_by, reason, retired_at FROM schedules
+        WHERE name = ANY(:former) ORDER BY retired_at NULLS FIRST LIMIT 1 ON CONFLICT (name) DO NOTHING
+    """),
+    text("""
+        UPDATE slots s SET schedule = :name WHERE schedule = ANY(:former)
+            AND NOT EXISTS (SELECT 1 FROM slots t WHERE t.schedule = :name AND t.fire_at = s.fire_at)
+    """),
+    text("""
+        UPDATE runs SET schedule = :name
+        WHERE schedule = ANY(:former) AND state IN ('waiting', 'queued', 'running')
+    """),
+    text("DELETE FROM schedules WHERE name = ANY(:former)"),
+)
+FORMER = text("SELECT name FROM schedules WHERE name = ANY(:former) ORDER BY name FOR UPDATE")
 DUE = text("""
     SELECT name, next_fire_at, paused_at IS NOT NULL AS paused, now() AS now FROM schedules
     WHERE retired_at IS NULL AND next_fire_at <= now() AND name = ANY(:names)
@@ -75,10 +93,18 @@ def declare(connection: Connection, declared: Iterable[Job[Any]], *, retire: boo
     for job in sorted(declared, key=lambda job: job.name):
         if job.schedule is not None:
             names.append(job.name)
+            _rename(connection, job)
             rule = {"rule": job.schedule.text, "zone": job.schedule.zone, "next_fire_at": job.schedule.next_after(now)}
             connection.execute(DECLARE, {"name": job.name, **rule})
     if retire:
         connection.execute(RETIRE, {"names": names})
+
+
+def _rename(connection: Connection, job: Job[Any]) -> None:
+    values = {"name": job.name, "former": list(job.formerly)}
+    if job.formerly and connection.execute(FORMER, values).all():
+        for statement in RENAME:
+            connection.execute(statement, values)
 
 
 def take_due(connection: Connection) -> list[Fired]:
@@ -144,7 +170,7 @@ def fire(connection: Connection, name: str) -> int:
     if job.schedule is None:
         raise UnknownJob(f"{name} has no schedule: `headrace run {name}` starts it once")
     now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-    run_id = job.options(slot=(name, now)).enqueue(connection)
-    slot_id = _slot(connection, name, now, "fired_by_hand")
+    run_id = job.options(slot=(job.name, now)).enqueue(connection)
+    slot_id = _slot(connection, job.name, now, "fired_by_hand")
     connection.execute(CAUSED, {"run_id": run_id, "outcome": "fired_by_hand", "ids": [slot_id]})
     return run_id

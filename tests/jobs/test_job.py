@@ -3,14 +3,15 @@
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, Row, text
 from sqlalchemy.orm import Session, sessionmaker
 
 import jobs
-from integrations import EventKey
-from jobs import BadRule, Context, UnknownJob, every, job
+from integrations import EventKey, Rejected
+from jobs import Backoff, BadRule, Context, UnknownJob, every, job
 from jobs import _job as registry
 from workers.entry import enter
 
@@ -125,3 +126,84 @@ def test_a_schedule_that_cannot_be_read_is_named_with_its_file(
         pass
     assert ended.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"headrace: {line}"
+
+
+def test_a_job_is_found_under_the_names_it_had_before() -> None:
+    recorded = job(formerly=("sums.add", "sums.total"))(total)
+    assert jobs.find("sums.add") is jobs.find("sums.total") is jobs.find("test_job.total") is recorded
+    assert recorded.name == "test_job.total"
+    assert "sums.add" not in jobs.all_jobs()
+    assert jobs.names()["sums.add"] is recorded
+
+
+def other(context: Context) -> None:
+    """Do something else."""
+    del context
+
+
+def test_two_jobs_that_claim_one_name_are_refused() -> None:
+    job(formerly=("sums.add",))(total)
+    with pytest.raises(ValueError, match=r"^test_job\.other and test_job\.total both claim the name sums\.add: let"):
+        job(formerly=("sums.add",))(other)
+    with pytest.raises(ValueError, match=r"both claim the name test_job\.total"):
+        job(formerly=("test_job.total",))(other)
+    job(formerly=("sums.other",))(other)
+
+
+def test_a_new_job_does_not_get_a_name_that_another_one_had() -> None:
+    job(formerly=("test_job.other",))(total)
+    with pytest.raises(ValueError, match=r"test_job\.other and test_job\.total both claim the name test_job\.other"):
+        job()(other)
+
+
+def test_a_backoff_after_an_error_that_is_never_retried_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"has a backoff for Rejected, which is followed by no pause: leave it out"):
+        job(backoffs={Rejected: Backoff(1)})(total)
+
+
+@pytest.mark.parametrize("limits", [{"expires": 0}, {"retry_for": -1.0}, {"expires": float("nan")}])
+def test_a_run_that_would_end_before_it_begins_is_refused(limits: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="expires and retry_for are seconds, more than 0"):
+        job(expires=limits.get("expires"), retry_for=limits.get("retry_for"))(total)
+
+
+LIFETIME = """
+    SELECT extract(epoch FROM expires_at - greatest(due_at, created_at)) AS expires,
+           extract(epoch FROM deadline_at - greatest(due_at, created_at)) AS retry_for, expires_at, deadline_at
+    FROM runs WHERE id = :id
+"""
+
+
+def lifetime(engine: Engine, run_id: int) -> Row[Any]:
+    with engine.connect() as connection:
+        return connection.execute(text(LIFETIME), {"id": run_id}).one()
+
+
+@pytest.mark.parametrize("due_at", [None, AT, datetime(2020, 1, 2, tzinfo=UTC)])
+def test_a_lifetime_counts_by_the_databases_clock_from_the_moment_a_run_is_first_due(
+    engine: Engine, due_at: datetime | None
+) -> None:
+    recorded = job(expires=60, retry_for=3600)(total)
+    with engine.begin() as connection:
+        run_id = recorded.options(due_at=due_at).enqueue(connection, numbers=[1])
+        many = recorded.options(due_at=due_at).enqueue_many(connection, [{"numbers": [2]}])
+    for found in (run_id, *many):
+        row = lifetime(engine, found)
+        assert 59 < row.expires < 61
+        assert 3599 < row.retry_for < 3601
+
+
+def test_a_moment_given_at_the_enqueue_wins(engine: Engine) -> None:
+    recorded = job(expires=60, retry_for=3600)(total)
+    with engine.begin() as connection:
+        run_id = recorded.options(expires_at=AT, deadline_at=AT).enqueue(connection, numbers=[1])
+    row = lifetime(engine, run_id)
+    assert (row.expires_at, row.deadline_at) == (AT, AT)
+    with pytest.raises(ValueError, match="need a time zone"):
+        recorded.options(expires_at=datetime(2030, 1, 1))  # noqa: DTZ001 - what is refused
+
+
+def test_a_run_without_limits_of_time_has_none(engine: Engine) -> None:
+    with engine.begin() as connection:
+        run_id = job()(total).enqueue(connection, numbers=[1])
+    assert (lifetime(engine, run_id).expires_at, lifetime(engine, run_id).deadline_at) == (None, None)

@@ -33,12 +33,12 @@ def test_the_moves_cover_every_state_and_lead_to_states() -> None:
     assert all(state not in targets for state, targets in MOVES.items())
 
 
-def test_every_move_of_the_picture_is_legal_and_only_waves_of_the_hand_are_missing_from_it() -> None:
+def test_every_move_of_the_picture_is_legal_and_only_those_by_hand_and_by_the_clock_are_missing_from_it() -> None:
     legal = {(str(state), str(target)) for state, targets in MOVES.items() for target in targets}
     by_an_operator = {("waiting", "cancelled"), ("queued", "cancelled"), ("dead", "cancelled"), ("cancelled", "dead")}
-    put_back_by_a_redrive = {("waiting", "dead"), ("queued", "dead")}
+    put_back_or_out_of_time = {("waiting", "dead"), ("queued", "dead")}
     claimed_before_the_relay_committed = {("waiting", "running")}
-    assert picture() == legal - by_an_operator - put_back_by_a_redrive - claimed_before_the_relay_committed
+    assert picture() == legal - by_an_operator - put_back_or_out_of_time - claimed_before_the_relay_committed
 
 
 def test_a_final_state_is_left_by_hand_only() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
 import jobs
+from jobs._lifetime import Lifetime
 from models import Verdict
 from web.inbox import Arrival, Inbox, InboxUnavailable, Kept
 
@@ -40,6 +42,15 @@ def test_requests_that_arrive_together_share_one_commit(database_url: str, engin
     asyncio.run(keep_all(Inbox(database_url), [arrival(f"msg_{n}") for n in range(50)]))
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*), count(DISTINCT xmin::text) FROM runs")).one() == (50, 1)
+
+
+def test_a_run_that_an_event_causes_has_the_lifetime_of_its_job(database_url: str, engine: Engine) -> None:
+    brief = replace(HANDLER, lifetime=Lifetime(expires=60, retry_for=3600))
+    asyncio.run(keep_all(Inbox(database_url), [arrival("msg_1"), replace(arrival("msg_2"), handler=brief)]))
+    seconds = """SELECT extract(epoch FROM expires_at - due_at)::int, extract(epoch FROM deadline_at - due_at)::int
+        FROM runs"""
+    with engine.connect() as connection:
+        assert set(map(tuple, connection.execute(text(seconds)))) == {(None, None), (60, 3600)}
 
 
 def test_one_that_cannot_be_kept_does_not_take_the_others_with_it(database_url: str, engine: Engine) -> None:

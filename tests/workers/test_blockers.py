@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
+import jobs
 from jobs import Priority
 from tests.workers import rows
 from tests.workers.trial_jobs import effect, in_turn, serial, shared
@@ -18,9 +19,9 @@ from workers.blockers import Blocker
 def served(runtime: object, engine: Engine) -> Engine:
     """A database with a live worker and a live relay for the trial queue."""
     del runtime
-    statement = """INSERT INTO processes (kind, host, pid, version, queues, threads)
-        VALUES ('worker', 'mill', 1, '0', '{trial}', 4), ('relay', 'mill', 2, '0', '{}', 0)"""
-    rows.change(engine, statement)
+    statement = """INSERT INTO processes (kind, host, pid, version, queues, threads, jobs)
+        VALUES ('worker', 'mill', 1, '0', '{trial}', 4, :jobs), ('relay', 'mill', 2, '0', '{}', 0, '{}')"""
+    rows.change(engine, statement, jobs=list(jobs.names()))
     return engine
 
 
@@ -83,6 +84,15 @@ def test_without_a_worker_or_a_relay_it_says_whom_to_start(served: Engine) -> No
     assert "no relay lives to push it: start one" in named(served, run_id).sentence
     rows.change(served, "UPDATE processes SET stopped_at = now()")
     assert "no live worker serves queue trial: start one" in named(served, run_id).sentence
+
+
+def test_a_run_whose_job_is_gone_from_the_code_waits_for_a_worker_that_knows_it(served: Engine) -> None:
+    run_id = enqueue(served, effect, key="a")
+    rows.change(served, "UPDATE processes SET jobs = array_remove(jobs, :name)", name=effect.name)
+    words = "no such job in the code of any live worker: it waits for a worker that knows it"
+    assert words in named(served, run_id).sentence
+    rows.change(served, "UPDATE runs SET state = 'queued'")
+    assert words in named(served, run_id).sentence
 
 
 def test_a_key_without_room_names_the_run_that_holds_it(served: Engine) -> None:

@@ -51,6 +51,10 @@ def life(blocker: Blocker | None = None, **run: Any) -> Life:
         ),
         (life(state=State.RUNNING, started_at=NOW, attempt=2), "in attempt 2 on mill, process 12"),
         (life(state=State.RUNNING, started_at=NOW, cancel_requested_at=NOW), "was asked to stop"),
+        (
+            life(state=State.RUNNING, started_at=NOW, cancel_requested_at=NOW - timedelta(minutes=3)),
+            "asked to stop 3 min ago it does not listen: its job makes no check, or a call blocks it",
+        ),
         (life(state=State.SUCCEEDED, finished_at=NOW - timedelta(hours=2), attempt=1), "succeeded 2 h ago"),
         (life(state=State.DEAD, failures=10, error="no"), "is dead after 10 of 10 failures: no"),
         (life(state=State.CANCELLED, error="cancelled by kim"), "was cancelled: cancelled by kim"),

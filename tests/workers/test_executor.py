@@ -12,6 +12,7 @@ from tests.workers import rows
 from tests.workers.conftest import Working
 from tests.workers.trial_jobs import (
     awkward,
+    choosy,
     effect,
     endless,
     fail,
@@ -64,6 +65,14 @@ def test_a_failure_is_tried_again_after_a_pause_until_it_succeeds(engine: Engine
     assert (first.error_class, first.error) == ("RuntimeError", "broken for the 1. time")
     assert "in fail" in first.traceback
     assert (second.started_at - first.finished_at).total_seconds() >= 0.02
+
+
+def test_a_class_of_errors_may_have_a_pause_of_its_own(engine: Engine, working: Working) -> None:
+    with working():
+        run_id = enqueue(engine, choosy, broken_file=True)
+        assert rows.state(engine, finished(engine, choosy, broken_file=False)) == "succeeded"
+        rows.until(lambda: rows.outcomes(engine, run_id) == ["failed"])
+    assert rows.one(engine, "SELECT due_at > now() + interval '30 min' FROM runs WHERE id = :id", id=run_id)
 
 
 def test_a_failure_that_stays_is_dead_once_its_allowance_is_used_up(engine: Engine, working: Working) -> None:

@@ -159,6 +159,12 @@ class Life(RuleBasedStateMachine):
         rows.change(self.engine, "UPDATE runs SET due_at = now() WHERE state = 'waiting'")
         rows.change(self.engine, "UPDATE runs SET queued_at = now() - interval '1 min' WHERE state = 'queued'")
 
+    @precondition(lambda self: self.states)
+    @rule(place=PLACES, limit=st.sampled_from(["expires_at", "deadline_at"]))
+    def the_time_of_a_run_is_over(self, place: int, limit: str) -> None:
+        run_id = sorted(self.states)[place % len(self.states)]
+        rows.change(self.engine, f"UPDATE runs SET {limit} = now() - interval '1 ms' WHERE id = :id", id=run_id)
+
     @rule()
     def rescue_looks_around(self) -> None:
         rescue.rescue(self.engine, Delivery(self.runtime.redis))

@@ -252,8 +252,7 @@ def test_a_run_may_be_snoozed_more_often_than_two_bytes_can_count(engine: Engine
         ledger.take_due(connection, {"trial": 10})
     (claimed,) = take(engine, worker(engine), run_id)
     with engine.begin() as connection:
-        at = "2026-11-23T05:00:00Z"
-        line = {"run_id": run_id, "attempt": claimed.attempt, "at": at, "line": "here", "fields": None}
+        line = {"run_id": run_id, "attempt": claimed.attempt, "at": 0.0, "line": "here", "fields": None}
         ledger.write_lines(connection, [line])
     assert (claimed.attempt, finish(engine, done(run_id, claimed.attempt))) == (32_768, 1)
 

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import sys
 import time
+from threading import Lock, Thread
 from typing import Any
 
 from sqlalchemy import text
@@ -74,6 +76,13 @@ def meet(context: Context, *, error: str, times: int = 99) -> None:
             raise Throttled("asked for patience", upstream="trial", retry_after=0.05)
         case "rejected":
             raise Rejected("said no", upstream="trial", status=422)
+
+
+@job(queue="trial", backoff=QUICK, backoffs={OSError: Backoff(4_000, 4_000)})
+def choosy(context: Context, *, broken_file: bool) -> None:
+    """Fail the first attempt, in one of two ways."""
+    if context.attempt == 1:
+        raise FileNotFoundError("no such mill") if broken_file else RuntimeError("no mill")
 
 
 @job(queue="trial")
@@ -158,3 +167,56 @@ def stubborn(context: Context) -> None:
 def moved(context: Context) -> None:
     """Belong to a queue that its older runs are not in."""
     del context
+
+
+@job(queue="trial", time_limit=0.3, max_attempts=2, backoff=QUICK)
+def overdue(context: Context, *, how: str) -> None:
+    """Block where nothing in Python can end it, beyond the time limit."""
+    _block(context, how)
+
+
+@job(queue="trial")
+def deaf(context: Context, *, how: str) -> None:
+    """Block in the same ways, within the time limit."""
+    _block(context, how)
+
+
+def _block(context: Context, how: str) -> None:
+    match how:
+        case "recv":
+            ours, theirs = socket.socketpair()
+            ours.recv(1)
+            theirs.close()
+        case "sleep":
+            time.sleep(600)
+        case "database":
+            with context.transaction() as session:
+                context.checkpoint(session, {"never": "kept"})
+                session.execute(text("SELECT pg_sleep(600)"))
+        case "row":
+            with context.transaction() as session:
+                context.checkpoint(session, {"never": "kept"})
+                time.sleep(600)
+        case "thread":
+            closed = Lock()
+            closed.acquire()
+            thread = Thread(target=closed.acquire)
+            thread.start()
+            thread.join()
+
+
+@job(queue="trial", max_attempts=3, backoff=QUICK)
+def steps(context: Context, *, of: int = 6, fail_at: tuple[int, ...] = (), stop: str = "fail") -> dict[str, Any]:
+    """Leave a row for each step, going on after the last one that is saved; stop once in each of the given steps."""
+    first = context.resume_from.get("next", 0)
+    for step in range(first, of):
+        with context.transaction() as session:
+            values = {"run": context.run_id, "key": str(step)}
+            session.execute(text("INSERT INTO effects (run_id, key) VALUES (:run, :key)"), values)
+            context.checkpoint(session, {"next": step + 1})
+            if stop == "fail" and step in fail_at and step > first:
+                raise RuntimeError(f"broken in step {step}")
+        while stop == "wait" and step in fail_at and context.attempt == 1:
+            context.check()
+            time.sleep(0.01)
+    return {"first": first}

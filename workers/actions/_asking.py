@@ -50,7 +50,7 @@ def fire(connection: Connection, schedule: str, *, by: str) -> int:
         UnknownJob: If there is no such schedule.
         Refused: If no scheduler has declared it yet.
     """
-    jobs.find(schedule)
+    schedule = jobs.find(schedule).name  # a former name is understood
     if connection.execute(select(Schedule.name).where(Schedule.name == schedule)).scalar() is None:
         raise Refused(f"no scheduler has declared {schedule} yet: start one, or use `headrace run {schedule}`")
     run_id = slots.fire(connection, schedule)

@@ -56,7 +56,8 @@ class Moved:
 
 
 def _again(by: str) -> dict[str, Any]:
-    del by  # the run starts over: nothing of its earlier life is left to explain
+    # The run starts over: nothing of its earlier life is left to explain, and whoever asks for it now wants it now.
+    del by
     return {
         "state": State.WAITING,
         "failures": 0,
@@ -70,6 +71,9 @@ def _again(by: str) -> dict[str, Any]:
         "progress": null(),
         "result": null(),
         "error": null(),
+        "checkpoint": null(),
+        "expires_at": null(),
+        "deadline_at": null(),
     }
 
 

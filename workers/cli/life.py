@@ -20,10 +20,14 @@ LOOK = text("""
     SELECT r.id, r.job, r.queue, r.args, r.state, r.attempt, r.failures, r.deaths, r.max_attempts, r.created_at,
            r.due_at, r.queued_at, r.started_at, r.finished_at, r.progress, r.result, r.error, r.cancel_requested_at,
            r.unique_key, r.schedule, r.slot_at, r.event_id, r.process_id, r.priority, r.key,
+           r.checkpoint, r.expires_at, r.deadline_at,
            now() AS now, p.host, p.pid
     FROM runs r LEFT JOIN processes p ON p.id = r.process_id
     WHERE r.id = :id
 """)
+#: Seconds after which a job that was asked to stop has heard of it, and has not looked up since.
+DEAF_AFTER = 10.0
+_DEAF = "its job makes no check, or a call blocks it; it ends with its time limit"
 #: Columns of `LOOK` that are no part of the run itself.
 _AROUND = ("now", "host", "pid")
 
@@ -60,7 +64,8 @@ def look(connection: Connection, run_id: int) -> Life:
 
 def clean(run: dict[str, Any]) -> dict[str, Any]:
     """Return the columns of a run with secrets replaced in what people and upstreams wrote."""
-    written = {name: redact(run[name]) for name in ("args", "progress", "result") if run.get(name) is not None}
+    names = ("args", "progress", "result", "checkpoint")
+    written = {name: redact(run[name]) for name in names if run.get(name) is not None}
     return run | written | {"error": redact_text(run["error"]) if run["error"] else None}
 
 
@@ -93,7 +98,12 @@ def _running(life: Life) -> str:
     run = life.run
     where = f" on {life.host}, process {life.pid}" if life.host else ""
     said = f"runs since {exactly(run['started_at'])} in attempt {run['attempt']}{where}"
-    return f"{said}; it was asked to stop and ends at its next check" if run["cancel_requested_at"] else said
+    if run["cancel_requested_at"] is None:
+        return said
+    asked = (life.now - run["cancel_requested_at"]).total_seconds()
+    if asked < DEAF_AFTER:
+        return f"{said}; it was asked to stop and ends at its next check"
+    return f"{said}; asked to stop {when(run['cancel_requested_at'], life.now)} it does not listen: {_DEAF}"
 
 
 def _not_yet(life: Life) -> str:

@@ -82,6 +82,9 @@ def _facts(life: Life) -> list[tuple[str, str]]:
         "created": f"{exactly(run['created_at'])}, {when(run['created_at'], life.now)}",
         "came from": _origin(run),
         "progress": _progress(run["progress"]) if run["progress"] else None,
+        "goes on at": json.dumps(run["checkpoint"], ensure_ascii=False) if run["checkpoint"] else None,
+        "wanted": f"until {exactly(run['expires_at'])}, unless it has begun" if run["expires_at"] else None,
+        "deadline": exactly(run["deadline_at"]) if run["deadline_at"] else None,
         "result": json.dumps(run["result"], ensure_ascii=False) if run["result"] is not None else None,
         "failures": f"{run['failures']} of {run['max_attempts']}",
     }

@@ -1,0 +1,64 @@
+"""The clock of a worker's host decides nothing: the database's does."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from tests.conftest import ROOT
+from tests.workers import rows
+from tests.workers.members import Members
+from tests.workers.trial_jobs import effect, fail, talkative
+from workers import relay
+
+RACERS = 50
+
+
+@pytest.fixture
+def members(variables: dict[str, str], engine: Engine, tmp_path: Path) -> Iterator[Members]:
+    """Processes on the test's own database."""
+    rows.change(engine, str(rows.EFFECTS))
+    relay.know_queues(engine, [effect.queue])
+    made = Members(tmp_path, variables)
+    yield made
+    made.close()
+
+
+def test_a_worker_whose_host_has_a_jumping_clock_changes_nothing(engine: Engine, members: Members) -> None:
+    soon = rows.one(engine, "SELECT now() + interval '6 s'")
+    with engine.begin() as connection:
+        retried, talks = fail.enqueue(connection, times=2), talkative.enqueue(connection)
+        due_soon = effect.options(due_at=soon, deadline_at=soon.replace(year=2100)).enqueue(connection, key="due")
+        due_later = effect.options(due_at=soon.replace(year=2100)).enqueue(connection, key="later")
+        kept = effect.options(expires_at=soon.replace(year=2100)).enqueue(connection, key="kept")
+    members.start("workers.relay")
+    worker = members.start("tests.workers.trial_jumping_worker")
+    ended = [retried, talks, due_soon, kept]
+    rows.until(lambda: {rows.state(engine, run_id) for run_id in ended} == {"succeeded"}, 60, why=worker.said())
+    assert rows.outcomes(engine, retried) == ["failed", "failed", "succeeded"]
+    assert rows.run_row(engine, due_soon).started_at >= soon
+    assert rows.state(engine, due_later) == "waiting"
+    moments = """
+        SELECT count(*) FROM (
+            SELECT started_at AS moment FROM attempts UNION ALL SELECT finished_at FROM attempts
+            UNION ALL SELECT at FROM log_lines UNION ALL SELECT heartbeat_at FROM processes
+            UNION ALL SELECT due_at FROM runs WHERE id <> :later
+        ) AS kept WHERE moment NOT BETWEEN now() - interval '5 min' AND now()
+    """
+    assert rows.one(engine, moments, later=due_later) == 0
+    assert rows.one(engine, "SELECT count(*) FROM log_lines WHERE run_id = :id", id=talks) == 1_000
+    assert worker.running
+
+
+def test_of_fifty_processes_that_enqueue_under_one_unique_key_one_writes_and_all_get_its_run(
+    engine: Engine, database_url: str
+) -> None:
+    command = [sys.executable, "-m", "tests.workers.racers", database_url, str(RACERS)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert len(done.stdout.split()) == RACERS
+    (run_id,) = set(done.stdout.split())
+    with engine.connect() as connection:
+        assert [str(found) for found in connection.execute(text("SELECT id FROM runs")).scalars()] == [run_id]
