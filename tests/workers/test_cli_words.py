@@ -19,6 +19,7 @@ from workers.cli.life import Life, why, word
 from workers.cli.moments import moment, span, when
 from workers.cli.options import pairs
 from workers.cli.tables import printable
+from workers.delivery import BrokerAway
 from workers.settings import BadSettings
 
 NOW = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
@@ -74,6 +75,7 @@ def test_a_waiting_run_is_called_what_people_call_it() -> None:
         (BadSettings("REDIS_URL is missing"), 2, "REDIS_URL is missing"),
         (Refused("there is no queue"), 2, "there is no queue"),
         (Unavailable("warehouse is away", upstream="warehouse"), 1, "warehouse is away"),
+        (BrokerAway("RabbitMQ", "refused\nmore"), 1, "RabbitMQ does not answer (refused): start it, or correct BROKER"),
         (RedisAway("Error 111 connecting to mill:6379."), 1, "Redis does not answer"),
         (OperationalError("SELECT 1", {}, Exception("refused\nmore")), 1, "Postgres does not answer (refused)"),
         (KeyboardInterrupt(), 130, "stopped"),
