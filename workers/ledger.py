@@ -64,14 +64,16 @@ OUT_OF_TIME = f"'out of time: no attempt begins after ' || {spelled('r.deadline_
 # this statement waits for the row's lock is seen.
 AGAIN = f"(e.state = 'waiting' AND r.cancel_requested_at IS NULL AND NOT {LATE})"
 
+# `held` decides: it locks the runs in the state and attempt that end. From there each carries its ending along and is
+# found by its id alone: the planner believes that hardly any run is running, and would pair all of them row by row.
 FINISH = text(f"""
     WITH endings AS (
         SELECT * FROM jsonb_to_recordset(CAST(:endings AS jsonb)) AS e(
             run_id bigint, attempt int, state text, delay float8, counts boolean, outcome text,
             error text, error_class text, traceback text, result jsonb)
     ), held AS (
-        SELECT r.id FROM runs r JOIN endings e ON r.id = e.run_id
-        WHERE r.state = 'running' AND r.attempt = e.attempt ORDER BY r.id FOR UPDATE OF r
+        SELECT r.id, e.* FROM runs r JOIN endings e ON r.id = e.run_id AND r.attempt = e.attempt
+        WHERE r.id = ANY(:ids) AND r.state = 'running' ORDER BY r.id FOR UPDATE OF r
     ), moved AS (
         UPDATE runs r
         SET state = CASE WHEN {AGAIN} THEN 'waiting' WHEN e.state <> 'waiting' THEN e.state
@@ -83,13 +85,11 @@ FINISH = text(f"""
             error = CASE WHEN {LATE} AND r.cancel_requested_at IS NULL
                          THEN concat_ws('; the last one: ', {OUT_OF_TIME}, e.error) ELSE e.error END,
             checkpoint = CASE WHEN e.state = 'succeeded' THEN NULL ELSE r.checkpoint END, result = e.result
-        FROM endings e JOIN held h ON h.id = e.run_id
-        WHERE r.id = e.run_id AND r.state = 'running' AND r.attempt = e.attempt
-        RETURNING r.id, r.attempt, r.process_id, r.started_at
+        FROM held e WHERE r.id = e.id
+        RETURNING r.id, r.attempt, r.process_id, r.started_at, e.outcome, e.error_class, e.error, e.traceback
     )
     INSERT INTO attempts (run_id, number, process_id, started_at, outcome, error_class, error, traceback)
-    SELECT m.id, m.attempt, m.process_id, m.started_at, e.outcome, e.error_class, e.error, e.traceback
-    FROM moved m JOIN endings e ON e.run_id = m.id AND e.attempt = m.attempt
+    SELECT * FROM moved
     RETURNING run_id
 """)
 
@@ -199,7 +199,8 @@ def finish(connection: Connection, endings: Iterable[Ending]) -> int:
     first: dict[tuple[int, int], Ending] = {}
     for ending in endings:
         first.setdefault((ending.run_id, ending.attempt), ending)
-    return len(connection.execute(FINISH, {"endings": _json([vars(e) for e in first.values()])}).all())
+    values = {"ids": [run_id for run_id, _ in first], "endings": _json([vars(ending) for ending in first.values()])}
+    return len(connection.execute(FINISH, values).all())
 
 
 def take_due(
