@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test check format bench lock clean
+.PHONY: help setup demo up test chaos check format bench lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  \033[36m%-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ up: setup ## everything running with live stock changes; prints the dashboard's 
 
 test: setup ## the whole suite against real embedded servers
 	@$(BIN)/python -m pytest -n 4 --dist loadfile
+
+chaos: setup ## kill, freeze, cut, wipe and restart everything under load; MINUTES=5, SEED=n repeats a run
+	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
 
 check: setup ## format, lint, types, layers
 	@$(BIN)/ruff format --check .

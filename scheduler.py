@@ -78,11 +78,11 @@ def clock(engine: Engine) -> BackgroundScheduler:
 def main() -> None:
     """Keep time until stopped."""
     stopping = stop_signal()
-    with enter("scheduler", connections=6) as runtime:
+    with enter("scheduler") as runtime:
         presence = Presence(runtime.machinery, "scheduler").start(stopping)
-        while not stopping.is_set() and not declare(runtime.engine, retire=True):
+        while not stopping.is_set() and not declare(runtime.machinery, retire=True):
             stopping.wait(1.0)
-        ticking = clock(runtime.engine)
+        ticking = clock(runtime.machinery)
         ticking.start()
         stopping.wait()
         ticking.shutdown(wait=True)

@@ -17,12 +17,12 @@ from workers.runtime import Runtime
 
 
 @contextmanager
-def enter(kind: str, *, connections: int) -> Iterator[Runtime]:
+def enter(kind: str, *, connections: int = 1) -> Iterator[Runtime]:
     """Yield the resources of a process and close them at its end.
 
     Args:
         kind: Kind of the process, for its log lines and for Postgres.
-        connections: Database connections it may hold at once.
+        connections: Database connections that its jobs or pages may hold at once; its machinery has its own.
     """
     logs.configure(kind)
     try:

@@ -119,7 +119,7 @@ def know_queues(engine: Engine, names: Iterable[str]) -> None:
 def main() -> None:
     """Relay until stopped."""
     stopping = stop_signal()
-    with enter("relay", connections=4) as runtime:
+    with enter("relay") as runtime:
         presence = Presence(runtime.machinery, "relay").start(stopping)
         serve(runtime, stopping)
         presence.stop()
@@ -128,18 +128,18 @@ def main() -> None:
 def serve(runtime: Runtime, stopping: Event) -> None:
     """Push and rescue until told to stop; what is away is waited for."""
     delivery = runtime.delivery()
-    relay = Relay(runtime.engine, delivery)
+    relay = Relay(runtime.machinery, delivery)
     bell = Bell(runtime.redis)
     rescue_at = time.monotonic()
     known = False
     while not stopping.is_set():
         try:
             if not known:
-                know_queues(runtime.engine, {job.queue for job in jobs.all_jobs().values()})
+                know_queues(runtime.machinery, {job.queue for job in jobs.all_jobs().values()})
                 known = True
             if time.monotonic() >= rescue_at:
                 relay.rescue()
-                redrive.advance(runtime.engine)
+                redrive.advance(runtime.machinery)
                 rescue_at = time.monotonic() + RESCUE_EVERY
             if not relay.push():
                 bell.wait(IDLE)

@@ -28,8 +28,10 @@ MISSING_AFTER = 5.0
 MOST = 5_000
 
 BURY_PROCESSES = text("""
-    UPDATE processes SET stopped_at = now()
-    WHERE stopped_at IS NULL AND heartbeat_at < now() - :stale * interval '1 second'
+    UPDATE processes SET stopped_at = now() WHERE id IN (
+        SELECT id FROM processes
+        WHERE stopped_at IS NULL AND heartbeat_at < now() - :stale * interval '1 second'
+        ORDER BY id FOR UPDATE SKIP LOCKED)
     RETURNING id
 """)
 
@@ -125,7 +127,10 @@ def rescue(engine: Engine, delivery: Delivery, *, bury: bool = True) -> tuple[in
 
 
 def take_back(connection: Connection, *, bury: bool = True) -> int:
-    """Close the rows of processes that stopped beating and put their runs back; return how many runs."""
+    """Close the rows of processes that stopped beating and put their runs back; return how many runs.
+
+    A process that froze in the middle of a beat still holds its row: nobody waits for it, a later pass closes it.
+    """
     if bury:
         connection.execute(BURY_PROCESSES, {"stale": STALE_AFTER})
     facts = {"most": MOST, "deaths": DEATHS_ALLOWED, "pause": PAUSE_AFTER_DEATH}

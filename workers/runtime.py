@@ -21,6 +21,7 @@ from workers import delivery, logs, redis_servers
 from workers.announcing import Announcer
 from workers.bell import Bell
 from workers.delivery import Delivery
+from workers.process import STALE_AFTER
 from workers.settings import Settings
 
 I = TypeVar("I", bound=Integration)  # noqa: E741 - an integration
@@ -31,6 +32,9 @@ MACHINERY_CONNECTIONS = 16
 CONNECT_TIMEOUT = 5
 #: Seconds that whoever has just committed waits for Redis; the relay does what could not be announced.
 ANNOUNCE_TIMEOUT = 0.25
+#: Seconds a transaction may lie idle before Postgres ends it, with its locks: a job may wait for an upstream meanwhile;
+#: our machinery never waits, so it was frozen or cut off, and the others must not wait for it.
+JOB_IDLE, MACHINERY_IDLE = 300, STALE_AFTER
 #: A database host that vanishes without a word is noticed within about 25 s instead of many minutes.
 NOTICE_SILENCE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
 
@@ -63,12 +67,12 @@ class Runtime:
     @cached_property
     def engine(self) -> Engine:
         """The database, for jobs. A connection that went away is replaced when it is next taken from the pool."""
-        return self._connect(self._connections, self._jobs_name)
+        return self._connect(self._connections, self._jobs_name, JOB_IDLE)
 
     @cached_property
     def machinery(self) -> Engine:
-        """The database, for heartbeats, claims and outcomes: jobs that use up their connections cannot silence them."""
-        return self._connect(MACHINERY_CONNECTIONS, self._name)
+        """The database, for all that is not a job: jobs that use up their connections cannot silence it."""
+        return self._connect(MACHINERY_CONNECTIONS, self._name, MACHINERY_IDLE)
 
     def end_transactions(self) -> None:
         """End what jobs hold in the database: they do not return, and the process leaves. Never raises."""
@@ -78,7 +82,7 @@ class Runtime:
         except SQLAlchemyError:
             logs.get().warning("the transactions of blocked jobs end with the process: Postgres is away")
 
-    def _connect(self, connections: int, name: str) -> Engine:
+    def _connect(self, connections: int, name: str, idle: float) -> Engine:
         return create_engine(
             self.settings.core.sqlalchemy_url,
             pool_size=connections,
@@ -88,7 +92,7 @@ class Runtime:
                 **NOTICE_SILENCE,
                 "connect_timeout": CONNECT_TIMEOUT,
                 "application_name": name,
-                "options": "-c idle_in_transaction_session_timeout=300000",
+                "options": f"-c idle_in_transaction_session_timeout={idle * 1000:.0f}",
             },
         )
 

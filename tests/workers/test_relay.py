@@ -1,12 +1,17 @@
-"""Moving what is due onto the broker, and dying in the middle of it."""
+"""Moving what is due onto the broker, and dying or freezing in the middle of it."""
+
+from collections.abc import Iterable, Iterator
+from threading import Event
+from typing import Any
 
 import pytest
 import redis
 from sqlalchemy import Engine
 
 from tests.workers import rows
-from tests.workers.trial_jobs import effect
-from workers import ledger, reach, relay
+from tests.workers.trial_jobs import effect, shared
+from workers import ledger, reach, relay, runtime
+from workers.admission import LOCK
 from workers.delivery import NAMESPACE, BrokerAway, RedisDelivery
 from workers.relay import Relay
 
@@ -105,3 +110,34 @@ def test_a_retry_is_pushed_although_its_old_message_was_never_acknowledged(
     rows.change(engine, "UPDATE runs SET state = 'waiting'")
     Relay(engine, delivery).push()
     assert redis.Redis.from_url(redis_url).lrange(f"{NAMESPACE}:trial", 0, -1) == [str(run_id).encode()]
+
+
+@pytest.fixture
+def frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
+    """The first push of the test lasts until this event: its relay is frozen, with its transaction open."""
+    thawed, asked = Event(), Event()
+    push = RedisDelivery.push
+
+    def freeze(delivery: RedisDelivery, messages: Iterable[Any]) -> int:
+        found = list(messages)
+        if found and not asked.is_set():
+            asked.set()
+            assert thawed.wait(60)
+        return push(delivery, found)
+
+    monkeypatch.setattr(runtime, "MACHINERY_IDLE", 0.5)
+    monkeypatch.setattr(RedisDelivery, "push", freeze)
+    yield thawed
+    thawed.set()
+
+
+@pytest.mark.usefixtures("relaying")
+def test_a_relay_that_freezes_while_it_decides_holds_the_others_only_for_a_while(engine: Engine, frozen: Event) -> None:
+    with engine.begin() as connection:
+        run_id = shared.enqueue(connection, tenant="a")
+    free = "SELECT pg_try_advisory_xact_lock(:lock)"
+    rows.until(lambda: not rows.one(engine, free, lock=LOCK), why="no relay began to decide")
+    rows.until(lambda: rows.one(engine, free, lock=LOCK), why="nobody else may decide")
+    assert rows.state(engine, run_id) == "waiting"
+    frozen.set()
+    rows.until(lambda: rows.state(engine, run_id) == "queued", why="the thawed relay does not go on")

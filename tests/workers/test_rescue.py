@@ -4,7 +4,7 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from tests.workers import rows
 from tests.workers.trial_jobs import effect, fail
@@ -12,6 +12,7 @@ from workers import ledger, relay, rescue
 from workers.delivery import Queued, RedisDelivery
 from workers.delivery._redis import FORGOTTEN_AFTER, judge
 from workers.ledger import Ending
+from workers.process import RENEW
 from workers.relay import Relay
 from workers.rescue import MISSING_AFTER
 
@@ -208,3 +209,16 @@ def test_a_relay_that_could_not_reach_postgres_itself_buries_nobody_yet(
         return rows.state(engine, run_id) == "waiting"
 
     rows.until(buried)
+
+
+def test_a_process_that_froze_in_the_middle_of_a_beat_keeps_nobody_from_rescuing_the_others(engine: Engine) -> None:
+    with engine.begin() as connection:
+        frozen, dead = rows.enter(connection), rows.enter(connection)
+    rows.change(engine, "UPDATE processes SET heartbeat_at = now() - interval '1 minute'")
+    stopped = "SELECT stopped_at IS NOT NULL FROM processes WHERE id = :id"
+    with engine.begin() as beating, engine.begin() as rescuing:
+        beating.execute(RENEW, {"id": frozen})
+        rescuing.execute(text("SET LOCAL lock_timeout = '5s'"))
+        rescue.take_back(rescuing)
+        assert rescuing.execute(text(stopped), {"id": dead}).scalar_one()
+        assert not rescuing.execute(text(stopped), {"id": frozen}).scalar_one()
