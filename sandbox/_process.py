@@ -108,13 +108,13 @@ class Child:
             log.seek(self._log_start)
             return log.read().decode(errors="replace")
 
-    def wait_until(self, ready: Callable[[], bool]) -> None:
+    def wait_until(self, ready: Callable[[], bool], patience: float = _READY_SECONDS) -> None:
         """Poll `ready` until it holds.
 
         Raises:
-            ServerStartError: The process ended first, or a minute passed. It is killed then.
+            ServerStartError: The process ended first, or `patience` seconds passed. It is killed then.
         """
-        deadline = time.monotonic() + _READY_SECONDS
+        deadline = time.monotonic() + patience
         while not ready():
             if not self.running or time.monotonic() > deadline:
                 why = "took too long to start" if self.running else f"ended at once (exit {self._process.returncode})"

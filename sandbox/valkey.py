@@ -4,6 +4,7 @@ By default it remembers nothing: a restart is an empty Redis, which is what the 
 With `persist` it keeps an append-only file, flushed to disk on every write, as a careful production Redis would.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import redis
@@ -20,11 +21,13 @@ class Valkey(Server):
     Args:
         directory: Where its log, pid file and append-only file live; created when missing.
         persist: Keep the data over a restart and a crash.
+        settings: Further lines of its configuration.
     """
 
-    def __init__(self, directory: Path, *, persist: bool = False) -> None:
+    def __init__(self, directory: Path, *, persist: bool = False, settings: Mapping[str, str] | None = None) -> None:
         super().__init__(directory)
         self._persist = persist
+        self._settings = dict(settings or {})
 
     @property
     def url(self) -> str:
@@ -38,6 +41,7 @@ class Valkey(Server):
             "save": "",
             "appendonly": "yes" if self._persist else "no",
             "appendfsync": "always",
+            **self._settings,
         }
         arguments = [part for name, value in settings.items() for part in (f"--{name}", value)]
         child = self._child = Child("valkey", [str(get_binary_path()), *arguments], directory=self.directory)

@@ -1,7 +1,7 @@
 """The web application: every address on one screen, and what stands behind it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def build(runtime: Runtime) -> ASGIApp:
         runtime: Resources of the process.
     """
     registry = CollectorRegistry()
-    pulse = Pulse(runtime.engine, {"redis": runtime.redis.ping, "elasticsearch": lambda: _documents(runtime)})
+    pulse = _pulse(runtime)
     inbox = Inbox(runtime.settings.core.database_url.get_secret_value())
     registry.register(Census(pulse))
     machines = Machines(pulse, registry)
@@ -65,6 +65,15 @@ def build(runtime: Runtime) -> ASGIApp:
     app.add_exception_handler(HTTPException, pages.refusal)
     app.add_exception_handler(Exception, pages.mistake)
     return SecureHeaders(app)
+
+
+def _pulse(runtime: Runtime) -> Pulse:
+    broker = runtime.delivery()
+    probes: dict[str, Callable[[], object]] = {"redis": runtime.redis.ping}
+    if runtime.settings.separate_broker:
+        probes["broker"] = broker.probe
+    probes["elasticsearch"] = lambda: _documents(runtime)
+    return Pulse(runtime.engine, probes, broker=broker.name)
 
 
 def _documents(runtime: Runtime) -> int | None:

@@ -91,17 +91,26 @@ def _postgres(sight: Sight) -> Check:
 
 _CONSEQUENCES = {
     "redis": "runs wait in Postgres and none is delivered; start it or correct REDIS_URL",
+    "broker": "runs wait in Postgres and none is delivered; start it or correct BROKER_URL",
     "elasticsearch": "searches fail and index work waits in Postgres; start it or correct ELASTICSEARCH_URL",
 }
 
 
+#: What it means that Redis is away when the queues are elsewhere.
+_ONLY_SHARED = "what processes share through it is out of reach; start it or correct REDIS_URL"
+
+
 def _parts(sight: Sight) -> Iterator[Check]:
+    queues_in = "broker" if "broker" in sight.parts else "redis"
     for name, silence in sight.parts.items():
+        title = sight.broker if name == queues_in else name.capitalize()
         if silence is None:
-            yield Check(name, Status.GREEN, f"{name.capitalize()} answers.")
+            yield Check(name, Status.GREEN, f"{title} answers.")
         else:
             consequence = _CONSEQUENCES.get(name, "work that needs it waits; start it")
-            detail = f"{name.capitalize()} does not answer ({silence.reason}): {consequence}."
+            if name == "redis" != queues_in:
+                consequence = _ONLY_SHARED
+            detail = f"{title} does not answer ({silence.reason}): {consequence}."
             busy = 0 < silence.late < LATE_ANSWERS
             yield Check(name, Status.AMBER if busy else Status.RED, detail)
 

@@ -62,6 +62,8 @@ class Sight:
     parts: MappingProxyType[str, Silence | None]
     #: Documents that searches see; None when there is no live index, or nobody could tell.
     documents: int | None = None
+    #: What people call the broker that is really used.
+    broker: str = "Redis"
 
     @property
     def snapshot(self) -> Snapshot | None:
@@ -76,11 +78,18 @@ class Pulse:
         engine: The database.
         probes: Asks each other part something cheap, by its name; raises if it is away.
         index: Of those, the one that answers with the number of documents that searches see.
+        broker: What people call the broker.
     """
 
     def __init__(
-        self, engine: Engine, probes: dict[str, Callable[[], object]], *, index: str = "elasticsearch"
+        self,
+        engine: Engine,
+        probes: dict[str, Callable[[], object]],
+        *,
+        index: str = "elasticsearch",
+        broker: str = "Redis",
     ) -> None:
+        self._broker = broker
         newest = migrations.newest()
         self._postgres = Question(lambda: take(engine, newest))
         self._ready = Question(lambda: _tables(engine, newest))
@@ -112,7 +121,7 @@ class Pulse:
         silent = {name: answer if isinstance(answer, Silence) else None for name, answer in answers.items()}
         counted = answers.get(self._index)
         documents = counted if isinstance(counted, int) else None
-        return Sight(self._postgres.answer(until), MappingProxyType(silent), documents)
+        return Sight(self._postgres.answer(until), MappingProxyType(silent), documents, self._broker)
 
 
 def take(engine: Engine, newest: str) -> Snapshot | NotMigrated:

@@ -2,12 +2,15 @@
 
 A relay that found nothing to do waits a moment before it looks again. Whoever knows better rings, so that a run that
 shares limits starts when its turn comes and not at the next look. Nothing depends on it: a bell that nobody hears only
-costs that moment.
+costs that moment. It hangs in Redis whatever carries the runs.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import redis
 
-from workers.delivery import NAMESPACE
+from workers.delivery import NAMESPACE, BrokerAway
 
 #: Rings that wait to be heard; one relay hears each.
 MOST_RINGS = 4
@@ -30,14 +33,24 @@ class Bell:
         """Wake a relay.
 
         Raises:
-            redis.RedisError: Redis is away.
+            BrokerAway: Redis is away.
         """
-        self._ring(keys=[_KEY], args=[MOST_RINGS])
+        with _answering():
+            self._ring(keys=[_KEY], args=[MOST_RINGS])
 
     def wait(self, seconds: float) -> None:
         """Return when somebody rang, or after the given time.
 
         Raises:
-            redis.RedisError: Redis is away.
+            BrokerAway: Redis is away.
         """
-        self._client.blpop([_KEY], timeout=seconds)
+        with _answering():
+            self._client.blpop([_KEY], timeout=seconds)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except redis.RedisError as error:
+        raise BrokerAway("Redis", error) from None

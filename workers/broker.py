@@ -5,22 +5,20 @@ and one actor per job is declared here. What we use of Dramatiq is what it does 
 graceful stop. What we do not use is its retries, delays and dead letters, which live in memory or in hooks whose
 errors are swallowed; ours are rows (see docs/decisions).
 
-The consumer fetches a set of messages, claims their runs in one statement, and acknowledges the set to Redis as soon
-as the claim has committed: from then on Postgres alone knows who holds what. A message whose run is not due, is held
+The consumer fetches a set of messages, claims their runs in one statement, and acknowledges the set as soon as the
+claim has committed: from then on Postgres alone knows who holds what. A message whose run is not due, is held
 by somebody else, or has ended is acknowledged and dropped. If the claim cannot be made, nothing is acknowledged.
 """
 
 import re
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import dramatiq
-import redis
-from dramatiq.broker import Consumer, MessageProxy
-from dramatiq.brokers.redis import RedisBroker
+from dramatiq.broker import Broker, Consumer, MessageProxy
 from dramatiq.errors import ConnectionClosed
 from dramatiq.message import Message
 from dramatiq.middleware import Middleware, TimeLimit
@@ -29,7 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs import names
 from workers import ledger, logs
 from workers.bell import Bell
-from workers.delivery import NAMESPACE, Delivery
+from workers.delivery import BrokerAway
 from workers.executor import Executor
 from workers.outcomes import Outcomes
 from workers.process import Presence
@@ -69,7 +67,6 @@ class Holding:
             threads=threads,
             held=self.executor.compare,
         )
-        self.delivery = Delivery(runtime.redis)
 
     def start(self) -> None:
         """Enter the process's row and start writing outcomes."""
@@ -77,7 +74,7 @@ class Holding:
         self.presence.start()
 
     def _ring(self) -> None:
-        with suppress(redis.RedisError):  # a relay looks by itself in a moment
+        with suppress(BrokerAway):  # a relay looks by itself in a moment
             self._bell.ring()
 
     def interrupt(self) -> None:
@@ -114,21 +111,19 @@ class Lifecycle(Middleware):
         self._holding.stop()
 
 
-class LedgerBroker(RedisBroker):
-    """Dramatiq's Redis broker with consumers that claim what they fetch."""
+class LedgerBroker(Broker):
+    """What Dramatiq's worker takes for its broker: consumers that claim what they fetch, wherever that comes from."""
 
     def __init__(self, holding: Holding) -> None:
         middleware = [Lifecycle(holding), TimeLimit(interval=TIME_LIMIT_CHECK)]
-        super().__init__(  # type: ignore[no-untyped-call]
-            client=holding.runtime.redis, namespace=NAMESPACE, middleware=middleware
-        )
+        super().__init__(middleware=middleware)
         self.holding = holding
 
     def declare_queue(self, queue_name: str) -> None:
         """Declare a queue, without the delay queue that Dramatiq would add: delays are `due_at`."""
         if queue_name not in self.queues:
             self.emit_before("declare_queue", queue_name)
-            self.queues.add(queue_name)
+            self.queues[queue_name] = None
             self.emit_after("declare_queue", queue_name)
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
@@ -143,6 +138,7 @@ class ClaimingConsumer(Consumer):
     def __init__(self, holding: Holding, queue: str) -> None:
         self._holding = holding
         self._queue = queue
+        self._delivery = holding.runtime.delivery()
         self._ready: deque[Message[Any]] = deque()
 
     def __next__(self) -> MessageProxy | None:
@@ -166,28 +162,27 @@ class ClaimingConsumer(Consumer):
         """Give back what was claimed and not handed out yet."""
         self._holding.executor.put_back([int(message.message_id) for message in self._ready])
         self._ready.clear()
+        self._delivery.close()
 
     def _fill(self) -> None:
         room = self._holding.window.take(IDLE)
-        if not room:
-            return
+        with _dramatiq_waiting():
+            if not room:
+                self._delivery.rest()
+            elif not self._use(room):
+                self._idle()
+
+    def _use(self, room: int) -> int:
         used = 0
         try:
             used = self._fetch_and_claim(room)
-        except redis.RedisError as error:
-            raise ConnectionClosed(error) from None  # type: ignore[no-untyped-call]
-        except SQLAlchemyError as error:
-            reason = f"Postgres is away: {error}".splitlines()[0]
-            raise ConnectionClosed(reason) from None  # type: ignore[no-untyped-call]
         finally:
             self._holding.window.give_back(room - used)
-        if not used:
-            self._idle()
+        return used
 
     def _fetch_and_claim(self, room: int) -> int:
-        delivery = self._holding.delivery
-        ids, bodies = delivery.fetch(self._queue, room)
-        if not ids:
+        receipts, bodies = self._delivery.fetch(self._queue, room)
+        if not receipts:
             return 0
         messages = {int(message.message_id): message for body in bodies if (message := _decode(body))}
         try:
@@ -196,29 +191,40 @@ class ClaimingConsumer(Consumer):
         except SQLAlchemyError:
             # Should the claim have been committed all the same, the messages find their runs taken, and the next
             # heartbeats find runs that this process does not know and give them back.
-            delivery.give_back(self._queue, ids)
+            self._delivery.give_back(self._queue, receipts)
             raise
         self._holding.executor.hold(claims)
         self._ready.extend(messages[claim.run_id] for claim in sorted(claims, key=lambda c: c.run_id))
-        self._forget(ids)
+        self._forget(receipts)
         return len(claims)
 
-    def _forget(self, ids: list[bytes]) -> None:
-        """Acknowledge to Redis; should that fail, the messages come again and find their runs taken."""
+    def _forget(self, receipts: list[bytes]) -> None:
+        """Acknowledge; should that fail, the messages come again and find their runs taken."""
         try:
-            self._holding.delivery.forget(self._queue, ids)
-        except redis.RedisError as error:
-            logs.get().warning("Redis did not take an acknowledgement", queue=self._queue, reason=str(error))
+            self._delivery.forget(self._queue, receipts)
+        except BrokerAway as error:
+            reason = {"queue": self._queue, "reason": str(error)}
+            logs.get().warning(f"{error.broker} did not take an acknowledgement", **reason)
 
     def _idle(self) -> None:
         started = time.monotonic()
         try:
-            self._holding.delivery.wait(self._queue, IDLE)
-        except redis.RedisError as error:
-            raise ConnectionClosed(error) from None  # type: ignore[no-untyped-call]
+            self._delivery.wait(self._queue, IDLE)
         finally:
             if time.monotonic() - started < 0.001:  # noqa: PLR2004 - a token without a message: do not spin
                 time.sleep(0.001)
+
+
+@contextmanager
+def _dramatiq_waiting() -> Iterator[None]:
+    """Say in Dramatiq's words that something is away: it waits and makes a new consumer."""
+    try:
+        yield
+    except BrokerAway as error:
+        raise ConnectionClosed(f"{error.broker} is away: {error}") from None  # type: ignore[no-untyped-call]
+    except SQLAlchemyError as error:
+        reason = f"Postgres is away: {error}".splitlines()[0]
+        raise ConnectionClosed(reason) from None  # type: ignore[no-untyped-call]
 
 
 def _decode(body: bytes) -> Message[Any] | None:

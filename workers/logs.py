@@ -20,6 +20,8 @@ HIDDEN = "<secret>"
 
 #: Libraries that say too much at INFO: whole addresses, whole bodies.
 QUIET = ("httpx", "httpcore", "stripe", "elastic_transport", "apscheduler", "alembic", "uvicorn.access", "urllib3")
+#: A library that reports each step of a connection that fails; the one error that comes out of it is ours to log.
+SILENT = "pika"
 
 
 def redact_text(value: str) -> str:
@@ -78,6 +80,7 @@ def configure(process: str) -> None:
     root.setLevel(logging.INFO)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger(SILENT).setLevel(logging.CRITICAL)
 
 
 def get() -> structlog.stdlib.BoundLogger:

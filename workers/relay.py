@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from threading import Event
 
-import redis
 import typer
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,7 +20,7 @@ import jobs
 from workers import gates, ledger, logs, redrive, rescue
 from workers.admission import Admission
 from workers.bell import Bell
-from workers.delivery import Delivery
+from workers.delivery import BrokerAway, Delivery
 from workers.entry import enter, stop_signal
 from workers.gates import Gates
 from workers.ledger import Due
@@ -44,7 +43,7 @@ class Relay:
 
     Args:
         engine: The database.
-        delivery: The broker's keys.
+        delivery: The broker.
     """
 
     def __init__(self, engine: Engine, delivery: Delivery) -> None:
@@ -128,7 +127,8 @@ def main() -> None:
 
 def serve(runtime: Runtime, stopping: Event) -> None:
     """Push and rescue until told to stop; what is away is waited for."""
-    relay = Relay(runtime.engine, Delivery(runtime.redis))
+    delivery = runtime.delivery()
+    relay = Relay(runtime.engine, delivery)
     bell = Bell(runtime.redis)
     rescue_at = time.monotonic()
     known = False
@@ -143,10 +143,11 @@ def serve(runtime: Runtime, stopping: Event) -> None:
                 rescue_at = time.monotonic() + RESCUE_EVERY
             if not relay.push():
                 bell.wait(IDLE)
-        except (redis.RedisError, SQLAlchemyError) as error:
-            away = "Redis" if isinstance(error, redis.RedisError) else "Postgres"
+        except (BrokerAway, SQLAlchemyError) as error:
+            away = error.broker if isinstance(error, BrokerAway) else "Postgres"
             logs.get().warning("the relay waits", away=away, reason=str(error).splitlines()[0])
             stopping.wait(PAUSE)
+    delivery.close()
 
 
 if __name__ == "__main__":

@@ -2,19 +2,19 @@
 
 Three steps, each of its own: facts, judgement, write. A run whose process stopped beating ends its attempt as `lost`
 and goes back; a run that took several workers in a row with it is set aside as poison. A `queued` run that has waited
-long is looked up in the broker: if its message is gone, or if it was fetched long ago and never claimed, it goes back
-to `waiting` and is pushed again, by force.
+long is asked for at the broker: if its message is gone, as far as that broker can tell, it goes back to `waiting` and
+is pushed again, by force.
 
 Beside these, runs are ended that waited until their time was over: the claim refuses them already, here they get their
 last state and a sentence. Any number of relays may do all this at the same time.
 """
 
-from dataclasses import dataclass
+from itertools import groupby
 
 from sqlalchemy import Connection, Engine, TextClause, text
 
 from workers import logs
-from workers.delivery import Delivery
+from workers.delivery import Delivery, Queued
 from workers.ledger import OUT_OF_TIME, spelled
 from workers.process import STALE_AFTER
 
@@ -22,10 +22,8 @@ from workers.process import STALE_AFTER
 DEATHS_ALLOWED = 3
 #: Seconds of pause after the first lost worker; doubled with each further one.
 PAUSE_AFTER_DEATH = 2.0
-#: Seconds a run may be queued before the broker is asked whether it still has its message, and before a message that
-#: was fetched and led to no claim counts as lost between two hands.
+#: Seconds a run may be queued before the broker is asked whether it still has its message.
 MISSING_AFTER = 5.0
-FORGOTTEN_AFTER = 20.0
 #: Runs looked at in one pass.
 MOST = 5_000
 
@@ -111,16 +109,6 @@ BACK_TO_WAITING = text("""
 """)
 
 
-@dataclass(frozen=True)
-class Queued:
-    """A run that was pushed a while ago and that nobody has claimed."""
-
-    run_id: int
-    queue: str
-    #: Seconds since its last push.
-    age: float
-
-
 def rescue(engine: Engine, delivery: Delivery, *, bury: bool = True) -> tuple[int, int]:
     """Do one pass; return how many runs were taken back from dead workers and how many from the broker."""
     end_what_is_over(engine)
@@ -130,7 +118,7 @@ def rescue(engine: Engine, delivery: Delivery, *, bury: bool = True) -> tuple[in
         queued = [Queued(*row) for row in connection.execute(LONG_QUEUED, {"age": MISSING_AFTER, "most": MOST})]
     if not queued:
         return lost, 0
-    forgotten = judge(queued, *_broker_facts(delivery, queued))
+    forgotten = forgotten_by(delivery, queued)
     with engine.begin() as connection:
         returned = connection.execute(BACK_TO_WAITING, {"ids": forgotten}).all() if forgotten else []
     return lost, len(returned)
@@ -162,26 +150,7 @@ def _end_all(engine: Engine, statement: TextClause) -> int:
             return ended
 
 
-def judge(queued: list[Queued], known: set[int], listed: set[int]) -> list[int]:
-    """Return the ids of the runs that the broker has lost.
-
-    Args:
-        queued: Runs that have been queued for a while.
-        known: Ids whose message the broker still has.
-        listed: Ids that nobody has fetched yet.
-    """
-    return [
-        run.run_id
-        for run in queued
-        if run.run_id not in known or (run.age > FORGOTTEN_AFTER and run.run_id not in listed)
-    ]
-
-
-def _broker_facts(delivery: Delivery, queued: list[Queued]) -> tuple[set[int], set[int]]:
-    known: set[int] = set()
-    listed: set[int] = set()
-    for queue in sorted({run.queue for run in queued}):
-        known |= delivery.known(queue, [run.run_id for run in queued if run.queue == queue])
-        if any(run.age > FORGOTTEN_AFTER for run in queued if run.queue == queue):
-            listed |= delivery.listed(queue)
-    return known, listed
+def forgotten_by(delivery: Delivery, queued: list[Queued]) -> list[int]:
+    """Return the ids of the runs that the broker has lost, of any queue."""
+    by_queue = groupby(sorted(queued, key=lambda run: run.queue), key=lambda run: run.queue)
+    return [run_id for queue, runs in by_queue for run_id in delivery.lost(queue, list(runs))]

@@ -1,4 +1,4 @@
-"""What a process holds while it lives: the database, the broker's Redis, and the configured integrations.
+"""What a process holds while it lives: the database, Redis, the broker, and the configured integrations.
 
 Made once per process, after any fork, and closed in reverse order. Nothing here decides at import time.
 """
@@ -17,17 +17,18 @@ from sqlalchemy.orm import Session, sessionmaker
 import integrations
 import jobs
 from integrations import Integration
-from workers import logs
+from workers import delivery, logs, redis_servers
 from workers.announcing import Announcer
+from workers.bell import Bell
+from workers.delivery import Delivery
 from workers.settings import Settings
 
 I = TypeVar("I", bound=Integration)  # noqa: E741 - an integration
 
 #: Connections for heartbeat, outcomes and one claim per queue; each is held for one statement.
 MACHINERY_CONNECTIONS = 16
-#: Seconds a connection may take to open, and an answer of Redis may take to come.
+#: Seconds a connection may take to open.
 CONNECT_TIMEOUT = 5
-ANSWER_TIMEOUT = 5.0
 #: Seconds that whoever has just committed waits for Redis; the relay does what could not be announced.
 ANNOUNCE_TIMEOUT = 0.25
 #: A database host that vanishes without a word is noticed within about 25 s instead of many minutes.
@@ -100,12 +101,17 @@ class Runtime:
 
     @cached_property
     def _announcer(self) -> Announcer:
-        return Announcer(_connect_redis(self.settings.broker_url, ANNOUNCE_TIMEOUT))
+        shared = redis_servers.connect_one(self.settings.core.redis_url.get_secret_value(), ANNOUNCE_TIMEOUT)
+        return Announcer(delivery.through(self.settings.broker_url, ANNOUNCE_TIMEOUT), Bell(shared))
 
     @cached_property
     def redis(self) -> redis.Redis:
-        """The broker's Redis: no hidden retries, because a command that is sent twice may act twice."""
-        return _connect_redis(self.settings.broker_url, ANSWER_TIMEOUT)
+        """What processes share besides the database; the queues may be elsewhere, see `delivery`."""
+        return redis_servers.connect_one(self.settings.core.redis_url.get_secret_value())
+
+    def delivery(self) -> Delivery:
+        """Return a way to the broker for one thread, which closes it. Nothing is connected before it is used."""
+        return delivery.through(self.settings.broker_url)
 
     def use(self, kind: type[I]) -> I:
         """Return the configured integration of this class.
@@ -146,10 +152,3 @@ class Runtime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _connect_redis(url: str, timeout: float) -> redis.Redis:
-    pool = redis.ConnectionPool.from_url(
-        url, max_connections=500, socket_timeout=timeout, socket_connect_timeout=timeout, retry=None
-    )
-    return redis.Redis(connection_pool=pool)

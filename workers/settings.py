@@ -9,12 +9,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 import integrations
 from integrations import Integration, IntegrationSettings
+from workers import delivery, redis_servers
+from workers.address import Address
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -23,11 +24,15 @@ class BadSettings(Exception):  # noqa: N818 - reads as what it is in a message
     """The environment cannot be used; the message names the variable and what to write."""
 
 
+#: Addresses that may name several hosts, separated by commas.
+SEVERAL_HOSTS = (*redis_servers.SENTINEL, *redis_servers.CLUSTER, *delivery.RABBITMQ)
+
+
 def _address(*schemes: str) -> AfterValidator:
     def check(value: SecretStr) -> SecretStr:
         try:
-            parts = urlsplit(value.get_secret_value())
-            usable = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+            address = Address.parse(value.get_secret_value())
+            usable = address.scheme in schemes and (len(address.hosts) == 1 or address.scheme in SEVERAL_HOSTS)
         except ValueError:
             usable = False
         if not usable:
@@ -37,8 +42,31 @@ def _address(*schemes: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _of_a_master(value: SecretStr) -> SecretStr:
+    address = Address.parse(value.get_secret_value())
+    master, database = (*address.path, "", "0")[:2]
+    if address.scheme in redis_servers.SENTINEL and not (master and database.isdecimal()):
+        raise ValueError("name the master that the Sentinels watch, redis+sentinel://host:26379/mymaster/0")
+    return value
+
+
+def _of_a_broker(value: SecretStr) -> SecretStr:
+    try:
+        delivery.through(value.get_secret_value())
+    except ValueError:
+        raise ValueError("an option after the question mark is not one of RabbitMQ's clients") from None
+    return value
+
+
+ONE_REDIS = (*redis_servers.SINGLE, *redis_servers.SENTINEL)
 Postgres = Annotated[SecretStr, _address("postgresql", "postgres")]
-Redis = Annotated[SecretStr, _address("redis", "rediss")]
+Redis = Annotated[SecretStr, _address(*ONE_REDIS), AfterValidator(_of_a_master)]
+Broker = Annotated[
+    SecretStr,
+    _address(*ONE_REDIS, *redis_servers.CLUSTER, *delivery.RABBITMQ),
+    AfterValidator(_of_a_master),
+    AfterValidator(_of_a_broker),
+]
 
 
 class Database(BaseModel):
@@ -58,7 +86,9 @@ class Core(Database):
     """What every process needs."""
 
     redis_url: Redis = Field(description="Redis 7 or Valkey, redis://host:6379/0")
-    broker_url: Redis | None = Field(default=None, description="Redis of the queues if it is another one")
+    broker_url: Broker | None = Field(
+        default=None, description="Broker of the queues if it is another one, amqp://host:5672/vhost for RabbitMQ"
+    )
     host: str = Field(default="0.0.0.0", description="Address the web process listens on")  # noqa: S104 - as platforms expect
     port: int = Field(default=8000, ge=0, le=65535, description="Port of the web process; 0 takes a free one")
 
@@ -73,8 +103,13 @@ class Settings:
 
     @property
     def broker_url(self) -> str:
-        """Address of the queues' Redis."""
+        """Address of the queues' broker."""
         return (self.core.broker_url or self.core.redis_url).get_secret_value()
+
+    @property
+    def separate_broker(self) -> bool:
+        """Whether the queues are elsewhere than what else is in Redis."""
+        return self.broker_url != self.core.redis_url.get_secret_value()
 
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:

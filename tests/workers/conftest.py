@@ -14,7 +14,7 @@ from sandbox.services import Services
 from tests.workers import rows, trial_jobs
 from workers import broker, relay, settings
 from workers.broker import LedgerBroker
-from workers.delivery import Delivery
+from workers.delivery import RedisDelivery
 from workers.runtime import Runtime
 from workers.worker import IDLE_CHECK
 
@@ -51,9 +51,9 @@ def runtime(variables: dict[str, str], engine: Engine) -> Iterator[Runtime]:
 
 
 @pytest.fixture
-def delivery(runtime: Runtime) -> Delivery:
-    """The broker's keys."""
-    return Delivery(runtime.redis)
+def delivery(runtime: Runtime) -> RedisDelivery:
+    """The queues in the test's own Redis database."""
+    return RedisDelivery(lambda: runtime.redis)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.workers.conftest import Working
 from tests.workers.trial_jobs import effect, in_turn, serial, shared
 from workers import admission, gates, relay
 from workers.admission import Admission, Candidate, Count, Limits, choose
-from workers.delivery import Delivery
+from workers.delivery import RedisDelivery
 from workers.relay import Relay
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -116,7 +116,7 @@ def queued(engine: Engine, key: str) -> int:
     return int(rows.one(engine, "SELECT count(*) FROM runs WHERE state = 'queued' AND key = :key", key=key))
 
 
-def test_a_limit_counts_what_is_queued_and_what_is_running(engine: Engine, delivery: Delivery) -> None:
+def test_a_limit_counts_what_is_queued_and_what_is_running(engine: Engine, delivery: RedisDelivery) -> None:
     put(engine, shared.name, "a", 5)
     put(engine, shared.name, "b", 5)
     assert Relay(engine, delivery).push() == 3  # the job's limit; of one key two at most
@@ -127,7 +127,7 @@ def test_a_limit_counts_what_is_queued_and_what_is_running(engine: Engine, deliv
 
 
 def test_a_key_whose_backlog_fills_the_view_hides_no_other(
-    engine: Engine, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, delivery: RedisDelivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admission, "LOOK", 10)
     put(engine, in_turn.name, "large", 500, due="now() - interval '1 hour'")
@@ -137,7 +137,7 @@ def test_a_key_whose_backlog_fills_the_view_hides_no_other(
 
 
 def test_the_look_along_the_keys_comes_round_to_all_of_them(
-    engine: Engine, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, delivery: RedisDelivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(admission, "LOOK", 2)
     monkeypatch.setattr(admission, "KEYS", 3)
@@ -153,7 +153,7 @@ def test_the_look_along_the_keys_comes_round_to_all_of_them(
     assert len(seen) == 8
 
 
-def test_a_run_that_shares_limits_is_claimed_only_once_it_was_counted(engine: Engine, delivery: Delivery) -> None:
+def test_a_run_that_shares_limits_is_claimed_only_once_it_was_counted(engine: Engine, delivery: RedisDelivery) -> None:
     (run_id,) = put(engine, shared.name, "a")
     with engine.begin() as connection:
         process = rows.enter(connection)
@@ -172,7 +172,7 @@ def test_of_two_relays_one_decides_at_a_time(engine: Engine) -> None:
         assert Admission().take(after, gates.read(after), {"trial": 100}) == []
 
 
-def test_a_limited_queue_lets_both_kinds_of_runs_through(engine: Engine, delivery: Delivery) -> None:
+def test_a_limited_queue_lets_both_kinds_of_runs_through(engine: Engine, delivery: RedisDelivery) -> None:
     rows.change(engine, "UPDATE queues SET concurrency = 2 WHERE name = 'trial'")
     put(engine, in_turn.name, "a", 10)
     with engine.begin() as connection:
@@ -233,7 +233,7 @@ def test_runs_of_an_ordered_key_end_in_the_order_of_their_enqueue_also_when_some
     assert rows.one(engine, "SELECT count(*) FROM runs WHERE state = 'dead'") == 4
 
 
-def test_due_runs_are_pushed_by_priority(engine: Engine, delivery: Delivery) -> None:
+def test_due_runs_are_pushed_by_priority(engine: Engine, delivery: RedisDelivery) -> None:
     with engine.begin() as connection:
         made = {
             priority: effect.options(priority=priority).enqueue(connection, key="a")

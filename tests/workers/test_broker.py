@@ -14,7 +14,7 @@ from tests.workers.conftest import Working
 from tests.workers.trial_jobs import effect, moved
 from workers import broker, ledger
 from workers.broker import ClaimingConsumer, LedgerBroker
-from workers.delivery import NAMESPACE, Delivery, encode
+from workers.delivery import NAMESPACE, BrokerAway, RedisDelivery, encode
 from workers.runtime import Runtime
 
 
@@ -32,7 +32,7 @@ def enqueue(engine: Engine, how_many: int = 1) -> list[int]:
         return [effect.enqueue(connection, key=str(number)) for number in range(how_many)]
 
 
-def push(delivery: Delivery, *run_ids: int, force: bool = False) -> None:
+def push(delivery: RedisDelivery, *run_ids: int, force: bool = False) -> None:
     delivery.push(("trial", effect.name, run_id, force) for run_id in run_ids)
 
 
@@ -57,7 +57,7 @@ def consume(bound: LedgerBroker) -> ClaimingConsumer:
 
 
 def test_a_fetched_set_is_claimed_and_acknowledged_at_once(
-    bound: LedgerBroker, engine: Engine, delivery: Delivery, runtime: Runtime
+    bound: LedgerBroker, engine: Engine, delivery: RedisDelivery, runtime: Runtime
 ) -> None:
     ids = enqueue(engine, 3)
     push(delivery, *ids)
@@ -70,7 +70,7 @@ def test_a_fetched_set_is_claimed_and_acknowledged_at_once(
 
 
 def test_an_id_that_comes_twice_in_a_set_is_handed_out_once(
-    bound: LedgerBroker, engine: Engine, delivery: Delivery
+    bound: LedgerBroker, engine: Engine, delivery: RedisDelivery
 ) -> None:
     ids = enqueue(engine, 2)
     push(delivery, *ids)
@@ -79,7 +79,7 @@ def test_an_id_that_comes_twice_in_a_set_is_handed_out_once(
 
 
 def test_a_duplicate_of_a_run_that_somebody_holds_is_dropped(
-    bound: LedgerBroker, engine: Engine, delivery: Delivery
+    bound: LedgerBroker, engine: Engine, delivery: RedisDelivery
 ) -> None:
     (run_id,) = enqueue(engine)
     push(delivery, run_id)
@@ -103,7 +103,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE.keys())
 def test_an_unreadable_message_is_dropped_alone(
-    bound: LedgerBroker, engine: Engine, delivery: Delivery, runtime: Runtime, body: bytes
+    bound: LedgerBroker, engine: Engine, delivery: RedisDelivery, runtime: Runtime, body: bytes
 ) -> None:
     before, after = enqueue(engine, 2)
     push(delivery, before)
@@ -114,7 +114,7 @@ def test_an_unreadable_message_is_dropped_alone(
 
 
 def test_what_cannot_be_claimed_is_not_acknowledged_and_the_room_comes_back(
-    bound: LedgerBroker, engine: Engine, delivery: Delivery
+    bound: LedgerBroker, engine: Engine, delivery: RedisDelivery
 ) -> None:
     (run_id,) = enqueue(engine)
     push(delivery, run_id)
@@ -130,7 +130,7 @@ def test_what_cannot_be_claimed_is_not_acknowledged_and_the_room_comes_back(
 
 @pytest.mark.parametrize("way", ["close", "nack", "requeue"])
 def test_what_was_claimed_and_not_started_is_given_back_uncounted(
-    bound: LedgerBroker, engine: Engine, delivery: Delivery, way: str
+    bound: LedgerBroker, engine: Engine, delivery: RedisDelivery, way: str
 ) -> None:
     ids = enqueue(engine, 2)
     push(delivery, *ids)
@@ -153,7 +153,7 @@ def test_what_was_claimed_and_not_started_is_given_back_uncounted(
 
 
 def test_a_message_whose_run_was_given_back_executes_nothing(
-    bound: LedgerBroker, engine: Engine, delivery: Delivery
+    bound: LedgerBroker, engine: Engine, delivery: RedisDelivery
 ) -> None:
     (run_id,) = enqueue(engine)
     push(delivery, run_id)
@@ -170,16 +170,16 @@ def test_there_is_one_actor_a_job_and_no_delay_queue(bound: LedgerBroker) -> Non
 
 
 def test_a_worker_comes_back_by_itself_after_redis_and_postgres_were_away(
-    engine: Engine, delivery: Delivery, working: Working, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, delivery: RedisDelivery, working: Working, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (run_id,) = enqueue(engine)
-    real_fetch, real_claim = Delivery.fetch, ledger.claim
+    real_fetch, real_claim = RedisDelivery.fetch, ledger.claim
     away = ["redis", "postgres"]
 
-    def fetch(self: Delivery, queue: str, most: int) -> tuple[list[bytes], list[bytes]]:
+    def fetch(self: RedisDelivery, queue: str, most: int) -> tuple[list[bytes], list[bytes]]:
         if away[:1] == ["redis"]:
             away.pop(0)
-            raise redis.ConnectionError("away")
+            raise BrokerAway("Redis", "away")
         return real_fetch(self, queue, most)
 
     def claim(connection: Any, *args: Any) -> Any:
@@ -188,7 +188,7 @@ def test_a_worker_comes_back_by_itself_after_redis_and_postgres_were_away(
             rows.one(engine, "SELECT pg_terminate_backend(:pid)", pid=connection.connection.info.backend_pid)
         return real_claim(connection, *args)
 
-    monkeypatch.setattr(Delivery, "fetch", fetch)
+    monkeypatch.setattr(RedisDelivery, "fetch", fetch)
     monkeypatch.setattr(ledger, "claim", claim)
     with working():
         push(delivery, run_id)
@@ -199,7 +199,7 @@ def test_a_worker_comes_back_by_itself_after_redis_and_postgres_were_away(
 
 
 def test_a_run_stays_served_in_its_queue_when_a_deploy_moves_its_job_to_another_one(
-    engine: Engine, working: Working, delivery: Delivery
+    engine: Engine, working: Working, delivery: RedisDelivery
 ) -> None:
     with engine.begin() as connection:
         run_id = moved.enqueue(connection)

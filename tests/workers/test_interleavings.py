@@ -19,7 +19,6 @@ from tests.workers.trial_jobs import effect, serial, shared
 from workers import actions, gates, ledger, rescue
 from workers.actions import CANCEL, HOLDS, Selection
 from workers.admission import Admission
-from workers.delivery import Delivery
 from workers.ledger import Claim, Ending
 from workers.relay import Relay
 from workers.runtime import Runtime
@@ -40,7 +39,7 @@ class Life(RuleBasedStateMachine):
         rows.change(self.engine, "TRUNCATE runs, attempts, processes, log_lines, pauses RESTART IDENTITY")
         rows.change(self.engine, "UPDATE queues SET paused_at = NULL, resumed_at = NULL, ramp_seconds = NULL")
         self.runtime.redis.flushdb()
-        self.relay = Relay(self.engine, Delivery(self.runtime.redis))
+        self.relay = Relay(self.engine, self.runtime.delivery())
         self.states: dict[int, str] = {}
         self.process: dict[str, int] = {}
         self.held: dict[str, list[Claim]] = {"first": [], "second": []}
@@ -93,14 +92,14 @@ class Life(RuleBasedStateMachine):
         with self.engine.connect() as connection:
             due = ledger.take_due(connection, {"trial": 100})
             due += Admission().take(connection, gates.read(connection), {"trial": 100})
-            Delivery(self.runtime.redis).push((run.queue, run.job, run.run_id, run.pushes > 1) for run in due)
+            self.runtime.delivery().push((run.queue, run.job, run.run_id, run.pushes > 1) for run in due)
             connection.rollback()
 
     @precondition(lambda self: self.states)
     @rule(place=PLACES)
     def redis_delivers_twice(self, place: int) -> None:
         run_id = sorted(self.states)[place % len(self.states)]
-        Delivery(self.runtime.redis).push([("trial", effect.name, run_id, True)])
+        self.runtime.delivery().push([("trial", effect.name, run_id, True)])
 
     @rule()
     def redis_forgets_everything(self) -> None:
@@ -108,7 +107,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(worker=WORKERS, most=st.integers(1, 5))
     def worker_claims(self, worker: str, most: int) -> None:
-        delivery = Delivery(self.runtime.redis)
+        delivery = self.runtime.delivery()
         ids, _ = delivery.fetch("trial", most)
         wanted = sorted({int(found) for found in ids})
         self.held[worker] += rows.claim(self.engine, self.process[worker], *wanted, jobs=JOBS)
@@ -116,7 +115,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def a_worker_fetches_and_loses_it(self) -> None:
-        Delivery(self.runtime.redis).fetch("trial", 2)
+        self.runtime.delivery().fetch("trial", 2)
 
     @precondition(lambda self: any(self.held.values()))
     @rule(worker=WORKERS, how=st.sampled_from(["succeeded", "failed", "snoozed", "shutdown"]))
@@ -136,7 +135,7 @@ class Life(RuleBasedStateMachine):
         rows.change(
             self.engine, "UPDATE processes SET heartbeat_at = now() - interval '1 hour' WHERE id = :id", id=process
         )
-        rescue.rescue(self.engine, Delivery(self.runtime.redis))
+        rescue.rescue(self.engine, self.runtime.delivery())
         self.zombies += self.held[worker]
         self.held[worker] = []
         self.enter(worker)
@@ -167,7 +166,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def rescue_looks_around(self) -> None:
-        rescue.rescue(self.engine, Delivery(self.runtime.redis))
+        rescue.rescue(self.engine, self.runtime.delivery())
 
     @invariant()
     def each_run_made_at_most_one_legal_move(self) -> None:

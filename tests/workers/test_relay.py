@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 from tests.workers import rows
 from tests.workers.trial_jobs import effect
 from workers import ledger, reach, relay
-from workers.delivery import NAMESPACE, Delivery
+from workers.delivery import NAMESPACE, BrokerAway, RedisDelivery
 from workers.relay import Relay
 
 
@@ -16,11 +16,11 @@ def enqueue(engine: Engine, how_many: int = 1) -> list[int]:
         return [effect.enqueue(connection, key=str(number)) for number in range(how_many)]
 
 
-def ids(delivery: Delivery) -> list[int]:
+def ids(delivery: RedisDelivery) -> list[int]:
     return [int(found) for found in delivery.fetch("trial", 1_000)[0]]
 
 
-def test_what_is_due_is_pushed_once_and_marked(engine: Engine, delivery: Delivery) -> None:
+def test_what_is_due_is_pushed_once_and_marked(engine: Engine, delivery: RedisDelivery) -> None:
     runs = enqueue(engine, 3)
     assert Relay(engine, delivery).push() == 3
     assert Relay(engine, delivery).push() == 0
@@ -30,7 +30,7 @@ def test_what_is_due_is_pushed_once_and_marked(engine: Engine, delivery: Deliver
     assert row.queued_at is not None
 
 
-def test_what_is_not_due_or_in_a_paused_queue_stays(engine: Engine, delivery: Delivery) -> None:
+def test_what_is_not_due_or_in_a_paused_queue_stays(engine: Engine, delivery: RedisDelivery) -> None:
     enqueue(engine)
     rows.change(engine, "UPDATE runs SET due_at = now() + interval '1 hour'")
     assert Relay(engine, delivery).push() == 0
@@ -41,7 +41,9 @@ def test_what_is_not_due_or_in_a_paused_queue_stays(engine: Engine, delivery: De
     assert Relay(engine, delivery).push() == 1
 
 
-def test_a_queue_with_enough_on_the_broker_keeps_its_backlog_in_postgres(engine: Engine, delivery: Delivery) -> None:
+def test_a_queue_with_enough_on_the_broker_keeps_its_backlog_in_postgres(
+    engine: Engine, delivery: RedisDelivery
+) -> None:
     enqueue(engine, reach.LEAST + 5)
     pushing = Relay(engine, delivery)
     assert [pushing.push() for _ in range(3)] == [reach.LEAST, 0, 0]
@@ -49,7 +51,9 @@ def test_a_queue_with_enough_on_the_broker_keeps_its_backlog_in_postgres(engine:
     assert pushing.push() >= 1
 
 
-def test_a_relay_that_dies_after_its_push_leaves_a_run_that_can_be_claimed(engine: Engine, delivery: Delivery) -> None:
+def test_a_relay_that_dies_after_its_push_leaves_a_run_that_can_be_claimed(
+    engine: Engine, delivery: RedisDelivery
+) -> None:
     (run_id,) = enqueue(engine)
     with engine.connect() as connection:
         ledger.take_due(connection, {"trial": 10})
@@ -64,20 +68,20 @@ def test_a_relay_that_dies_after_its_push_leaves_a_run_that_can_be_claimed(engin
 
 
 def test_while_redis_is_away_nothing_is_marked(
-    engine: Engine, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, delivery: RedisDelivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (run_id,) = enqueue(engine)
 
     def refuse(_: object, messages: object) -> int:
-        raise redis.ConnectionError(f"away: {messages}")
+        raise BrokerAway("Redis", f"away: {messages}")
 
-    monkeypatch.setattr(Delivery, "push", refuse)
-    with pytest.raises(redis.ConnectionError):
+    monkeypatch.setattr(RedisDelivery, "push", refuse)
+    with pytest.raises(BrokerAway):
         Relay(engine, delivery).push()
     assert rows.state(engine, run_id) == "waiting"
 
 
-def test_two_relays_share_what_is_due(engine: Engine, delivery: Delivery) -> None:
+def test_two_relays_share_what_is_due(engine: Engine, delivery: RedisDelivery) -> None:
     runs = enqueue(engine, 4)
     with engine.begin() as other:
         taken = {due.run_id for due in ledger.take_due(other, {"trial": 2})}
@@ -85,7 +89,7 @@ def test_two_relays_share_what_is_due(engine: Engine, delivery: Delivery) -> Non
     assert taken | set(ids(delivery)) == set(runs)
 
 
-def test_queues_are_known_once(engine: Engine, delivery: Delivery) -> None:
+def test_queues_are_known_once(engine: Engine, delivery: RedisDelivery) -> None:
     del delivery
     relay.know_queues(engine, ["b", "a"])
     relay.know_queues(engine, ["b", "c"])
@@ -93,7 +97,7 @@ def test_queues_are_known_once(engine: Engine, delivery: Delivery) -> None:
 
 
 def test_a_retry_is_pushed_although_its_old_message_was_never_acknowledged(
-    engine: Engine, delivery: Delivery, redis_url: str
+    engine: Engine, delivery: RedisDelivery, redis_url: str
 ) -> None:
     (run_id,) = enqueue(engine)
     Relay(engine, delivery).push()

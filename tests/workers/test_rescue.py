@@ -9,10 +9,11 @@ from sqlalchemy import Engine
 from tests.workers import rows
 from tests.workers.trial_jobs import effect, fail
 from workers import ledger, relay, rescue
-from workers.delivery import Delivery
+from workers.delivery import Queued, RedisDelivery
+from workers.delivery._redis import FORGOTTEN_AFTER, judge
 from workers.ledger import Ending
 from workers.relay import Relay
-from workers.rescue import FORGOTTEN_AFTER, MISSING_AFTER, Queued, judge
+from workers.rescue import MISSING_AFTER
 
 
 def held(engine: Engine, *, max_attempts: int = 10) -> tuple[int, int]:
@@ -131,7 +132,7 @@ def test_a_run_is_forgotten_when_its_message_is_gone_or_was_fetched_long_ago(
 
 
 @pytest.fixture
-def pushed(engine: Engine, delivery: Delivery) -> int:
+def pushed(engine: Engine, delivery: RedisDelivery) -> int:
     """A run that is on the broker."""
     with engine.begin() as connection:
         run_id = fail.enqueue(connection)
@@ -144,7 +145,7 @@ def age(engine: Engine, seconds: float) -> None:
 
 
 def test_what_redis_forgot_goes_back_and_is_pushed_by_force(
-    engine: Engine, delivery: Delivery, redis_url: str, pushed: int
+    engine: Engine, delivery: RedisDelivery, redis_url: str, pushed: int
 ) -> None:
     redis.Redis.from_url(redis_url).flushdb()
     assert rescue.rescue(engine, delivery) == (0, 0)  # it may be on its way to a claim
@@ -156,7 +157,7 @@ def test_what_redis_forgot_goes_back_and_is_pushed_by_force(
 
 
 def test_a_message_stuck_in_the_hands_of_a_dead_consumer_is_pushed_again(
-    engine: Engine, delivery: Delivery, pushed: int
+    engine: Engine, delivery: RedisDelivery, pushed: int
 ) -> None:
     delivery.fetch("trial", 5)
     age(engine, MISSING_AFTER + 1)
@@ -167,14 +168,14 @@ def test_a_message_stuck_in_the_hands_of_a_dead_consumer_is_pushed_again(
     assert delivery.fetch("trial", 5)[0] == [str(pushed).encode()]
 
 
-def test_a_run_that_waits_in_a_long_queue_is_left_there(engine: Engine, delivery: Delivery, pushed: int) -> None:
+def test_a_run_that_waits_in_a_long_queue_is_left_there(engine: Engine, delivery: RedisDelivery, pushed: int) -> None:
     age(engine, 10_000)
     assert rescue.rescue(engine, delivery) == (0, 0)
     assert rows.state(engine, pushed) == "queued"
 
 
 def test_a_message_that_is_gone_is_noticed_behind_any_backlog_of_another_queue(
-    engine: Engine, delivery: Delivery, pushed: int, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, delivery: RedisDelivery, pushed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rescue, "MOST", 2)
     with engine.begin() as connection:
@@ -192,7 +193,7 @@ def test_a_message_that_is_gone_is_noticed_behind_any_backlog_of_another_queue(
 
 
 def test_a_relay_that_could_not_reach_postgres_itself_buries_nobody_yet(
-    engine: Engine, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, delivery: RedisDelivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an outage every heartbeat is old: the living get the time to beat again."""
     run_id, _ = held(engine)

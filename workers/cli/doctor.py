@@ -20,6 +20,7 @@ from workers import census, settings
 from workers.cli.failures import trouble
 from workers.cli.options import AsJson
 from workers.cli.tables import console, print_json, printable
+from workers.delivery import BrokerAway
 from workers.runtime import Runtime
 from workers.settings import BadSettings
 
@@ -61,6 +62,8 @@ def examine() -> Iterator[Finding]:
     with Runtime(found, connections=2, name="headrace doctor") as held:
         yield from _postgres(held)
         yield _redis(held)
+        if found.separate_broker:
+            yield _broker(held)
         for name, kind in integrations.load().items():
             yield _upstream(held, name, kind)
         yield from _processes(held)
@@ -94,7 +97,19 @@ def _redis(held: Runtime) -> Finding:
         held.redis.ping()
     except RedisError as error:
         return Finding("Redis", ok=False, sentence=trouble(error))
-    return Finding("Redis", ok=True, sentence="answers")
+    queues = "" if held.settings.separate_broker else f", and the queues are in it ({held.delivery().name})"
+    return Finding("Redis", ok=True, sentence=f"answers{queues}")
+
+
+def _broker(held: Runtime) -> Finding:
+    broker = held.delivery()
+    try:
+        broker.probe()
+    except BrokerAway as error:
+        return Finding("broker", ok=False, sentence=trouble(error))
+    finally:
+        broker.close()
+    return Finding("broker", ok=True, sentence=f"{broker.name} answers, and the queues are in it")
 
 
 def _upstream(held: Runtime, name: str, kind: type[integrations.Integration]) -> Finding:

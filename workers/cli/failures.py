@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from integrations import IntegrationError
 from jobs import BadArguments, BadRule, UnknownJob
 from workers.actions import Refused
+from workers.delivery import BrokerAway
 from workers.logs import redact_text
 from workers.runtime import NotConfigured
 from workers.settings import BadSettings
@@ -50,12 +51,12 @@ def explain(error: BaseException) -> Failure | None:
             return Failure(" ".join(error.format_message().replace("Value error, ", "").split()), error.exit_code)
         case BadSettings() | BadArguments() | BadRule() | UnknownJob() | Refused() | NotConfigured():
             return Failure(str(error.args[0]), 2)
-        case IntegrationError() | RedisError() | SQLAlchemyError():
+        case IntegrationError() | RedisError() | SQLAlchemyError() | BrokerAway():
             return Failure(trouble(error), 1)
     return None
 
 
-def trouble(error: IntegrationError | RedisError | SQLAlchemyError) -> str:
+def trouble(error: IntegrationError | RedisError | SQLAlchemyError | BrokerAway) -> str:
     """Return one line about a server that does not do what it should: which one, and what to do."""
     match error:
         case DBAPIError():
@@ -64,6 +65,8 @@ def trouble(error: IntegrationError | RedisError | SQLAlchemyError) -> str:
             return f"Postgres gave no connection ({_first_line(error)}): try again"
         case RedisError():
             return f"Redis does not answer ({_first_line(error)}): start it, or correct REDIS_URL"
+        case BrokerAway():
+            return f"{error.broker} does not answer ({_first_line(error)}): start it, or correct BROKER_URL"
         case _:
             return redact_text(str(error))
 

@@ -12,7 +12,8 @@ from dramatiq.brokers.redis import RedisBroker
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.delivery import MOST_TOKENS, NAMESPACE, Delivery, encode
+from workers.delivery import NAMESPACE, Delivery, RedisDelivery, encode
+from workers.delivery._redis import MOST_TOKENS
 from workers.runtime import Runtime
 
 IDS = f"{NAMESPACE}:trial"
@@ -53,7 +54,7 @@ def test_dramatiq_reads_our_messages(run_id: int, queue: str, job: str) -> None:
 
 
 def test_dramatiqs_own_consumer_fetches_and_acknowledges_what_we_push(
-    delivery: Delivery, stock: RedisBroker, client: redis.Redis
+    delivery: RedisDelivery, stock: RedisBroker, client: redis.Redis
 ) -> None:
     push(delivery, 7, 8)
     consumer = stock.consume("trial", prefetch=2, timeout=100)
@@ -68,7 +69,7 @@ def test_dramatiqs_own_consumer_fetches_and_acknowledges_what_we_push(
 
 
 def test_we_fetch_and_acknowledge_what_dramatiq_enqueues(
-    delivery: Delivery, stock: RedisBroker, client: redis.Redis
+    delivery: RedisDelivery, stock: RedisBroker, client: redis.Redis
 ) -> None:
     sent: dramatiq.Message[Any] = dramatiq.Message("trial", "trial_jobs.effect", (7,), {}, {})
     stock.enqueue(sent)
@@ -79,7 +80,7 @@ def test_we_fetch_and_acknowledge_what_dramatiq_enqueues(
     assert client.keys(f"{NAMESPACE}:__acks__*") == []
 
 
-def test_what_was_fetched_is_no_longer_listed_and_still_known_until_it_is_forgotten(delivery: Delivery) -> None:
+def test_what_was_fetched_is_no_longer_listed_and_still_known_until_it_is_forgotten(delivery: RedisDelivery) -> None:
     push(delivery, 7, 8, 9)
     ids, _ = delivery.fetch("trial", 2)
     assert delivery.listed("trial") == {9}
@@ -88,7 +89,7 @@ def test_what_was_fetched_is_no_longer_listed_and_still_known_until_it_is_forgot
     assert delivery.known("trial", [7, 8, 9]) == {9}
 
 
-def test_pushing_a_run_again_changes_nothing_unless_it_is_forced(delivery: Delivery, client: redis.Redis) -> None:
+def test_pushing_a_run_again_changes_nothing_unless_it_is_forced(delivery: RedisDelivery, client: redis.Redis) -> None:
     assert push(delivery, 1, 2, 3) == 3
     assert push(delivery, 1, 2, 3) == 0
     assert length(client, IDS) == 3
@@ -98,7 +99,7 @@ def test_pushing_a_run_again_changes_nothing_unless_it_is_forced(delivery: Deliv
     assert client.lrange(IDS, 0, -1) == [b"2"]
 
 
-def test_a_forgotten_message_is_new_again(delivery: Delivery) -> None:
+def test_a_forgotten_message_is_new_again(delivery: RedisDelivery) -> None:
     push(delivery, 1)
     ids, _ = delivery.fetch("trial", 1)
     assert delivery.known("trial", [1, 2]) == {1}
@@ -107,50 +108,50 @@ def test_a_forgotten_message_is_new_again(delivery: Delivery) -> None:
     assert push(delivery, 1) == 1
 
 
-def test_a_backlog_that_is_pushed_blindly_never_grows(delivery: Delivery, client: redis.Redis) -> None:
+def test_a_backlog_that_is_pushed_blindly_never_grows(delivery: RedisDelivery, client: redis.Redis) -> None:
     for _ in range(3):
         push(delivery, *range(1, 2_501))
         assert (length(client, IDS), client.hlen(BODIES)) == (2_500, 2_500)
         assert length(client, WAKE) <= MOST_TOKENS
 
 
-def test_a_set_is_fetched_in_order_and_not_beyond_what_was_asked(delivery: Delivery) -> None:
+def test_a_set_is_fetched_in_order_and_not_beyond_what_was_asked(delivery: RedisDelivery) -> None:
     push(delivery, *range(1, 6))
     assert delivery.fetch("trial", 3)[0] == [b"1", b"2", b"3"]
     assert delivery.fetch("trial", 3)[0] == [b"4", b"5"]
     assert delivery.fetch("trial", 3) == ([], [])
 
 
-def test_an_id_whose_message_is_gone_comes_without_one(delivery: Delivery, client: redis.Redis) -> None:
+def test_an_id_whose_message_is_gone_comes_without_one(delivery: RedisDelivery, client: redis.Redis) -> None:
     push(delivery, 1, 2)
     client.hdel(BODIES, "1")
     ids, bodies = delivery.fetch("trial", 5)
     assert (ids, len(bodies)) == ([b"1", b"2"], 1)
 
 
-def test_a_push_wakes_a_consumer_that_waits(delivery: Delivery, runtime: Runtime) -> None:
+def test_a_push_wakes_a_consumer_that_waits(delivery: RedisDelivery, runtime: Runtime) -> None:
     with ThreadPoolExecutor(1) as pool:
         for run_id in range(1, 6):
             started = time.monotonic()
             waiting = pool.submit(delivery.wait, "trial", 4.0)
-            push(Delivery(runtime.redis), run_id)
+            push(runtime.delivery(), run_id)
             waiting.result(20)
             assert time.monotonic() - started < 2.0  # a quiet wait takes twice as long
 
 
-def test_a_quiet_wait_ends_in_time(delivery: Delivery) -> None:
+def test_a_quiet_wait_ends_in_time(delivery: RedisDelivery) -> None:
     started = time.monotonic()
     delivery.wait("trial", 0.1)
     assert 0.09 < time.monotonic() - started < 4
 
 
-def test_lengths_count_what_nobody_has_fetched(delivery: Delivery) -> None:
+def test_lengths_count_what_nobody_has_fetched(delivery: RedisDelivery) -> None:
     push(delivery, 1, 2)
     delivery.fetch("trial", 1)
     assert delivery.lengths(["trial", "other"]) == {"trial": 1, "other": 0}
 
 
-def test_all_keys_of_the_broker_live_on_one_node_of_a_cluster(delivery: Delivery, client: redis.Redis) -> None:
+def test_all_keys_of_the_broker_live_on_one_node_of_a_cluster(delivery: RedisDelivery, client: redis.Redis) -> None:
     push(delivery, 1)
     delivery.fetch("trial", 1)
     keys: Any = client.keys("*")
