@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 from typing import ClassVar
 
+import pika
 import pytest
 
 from sandbox._process import Child, Server, free_port
@@ -82,6 +83,13 @@ class RabbitMQ(Server):
         self.kill()  # nobody reads its data again, and saying goodbye takes it long
         if self._names is not None:
             self._names.kill()
+
+
+def remove(rabbit: RabbitMQ, queue: str) -> None:
+    """Remove a queue of ours with all that is in it."""
+    connection = pika.BlockingConnection(pika.URLParameters(rabbit.url))
+    connection.channel().queue_delete(f"headrace.{queue}")
+    connection.close()
 
 
 def _answers(port: int) -> bool:

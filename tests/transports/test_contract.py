@@ -11,6 +11,7 @@ from dramatiq import Message
 
 from sandbox._process import free_port
 from tests.transports.conftest import Reach
+from tests.transports.rabbitmq import RabbitMQ, remove
 from tests.transports.valkeys import Cluster, client
 from tests.workers.rows import until
 from workers import delivery
@@ -202,7 +203,34 @@ def test_all_keys_of_ours_live_on_one_node_of_a_cluster(cluster: Cluster, queue:
     assert sum(holding) >= 20
 
 
-def test_a_worker_of_rabbitmq_that_dies_loses_its_messages_to_the_others_at_once(rabbit: Any, queue: str) -> None:
+def test_rabbitmq_cannot_say_which_messages_it_has_so_what_was_pushed_very_long_ago_is_pushed_again(
+    rabbit: RabbitMQ, queue: str
+) -> None:
+    relay = delivery.through(rabbit.url)
+    push(relay, queue, 1, 2)
+    assert relay.lost(queue, [Queued(1, queue, 60.0), Queued(2, queue, AGES)]) == [2]
+    assert push(relay, queue, 2) == 1
+    assert fetched(relay, queue, 3)[1] == [1, 2, 2]
+    relay.close()
+
+
+def test_a_queue_of_rabbitmq_that_somebody_removed_is_made_again(rabbit: RabbitMQ, queue: str) -> None:
+    relay, worker = delivery.through(rabbit.url), delivery.through(rabbit.url)
+    push(relay, queue, 1)
+    assert fetched(worker, queue, 1)[1] == [1]
+    worker.fetch(queue, 2)  # goes on listening
+    remove(rabbit, queue)
+    with pytest.raises(BrokerAway, match="removed"):
+        push(relay, queue, 2)
+    with pytest.raises(BrokerAway, match="removed"):
+        worker.wait(queue, 10)
+    push(relay, queue, 2)
+    assert fetched(worker, queue, 1)[1] == [2]
+    relay.close()
+    worker.close()
+
+
+def test_a_worker_of_rabbitmq_that_dies_loses_its_messages_to_the_others_at_once(rabbit: RabbitMQ, queue: str) -> None:
     dead, other = delivery.through(rabbit.url), delivery.through(rabbit.url)
     push(other, queue, 1)
     assert fetched(dead, queue, 1)[1] == [1]

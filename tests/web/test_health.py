@@ -143,6 +143,19 @@ def test_each_part_that_is_away_is_red_and_said() -> None:
         assert [check.name for check in verdict.troubles] == [name]
 
 
+def test_the_broker_that_is_really_used_is_named() -> None:
+    def details(**parts: Silence | None) -> dict[str, str]:
+        seen = replace(sight(WELL, **parts), broker="RabbitMQ")
+        return {check.name: check.detail for check in judge(seen).checks}
+
+    assert details(broker=None)["broker"] == "RabbitMQ answers."
+    assert details(broker=None)["redis"] == "Redis answers."
+    away = details(broker=Silence("refused"), redis=Silence("refused"))
+    assert away["broker"].startswith("RabbitMQ does not answer (refused): runs wait in Postgres")
+    assert away["broker"].endswith("correct BROKER_URL.")
+    assert "runs wait" not in away["redis"]
+
+
 def test_a_part_that_answers_too_late_once_is_busy_and_again_and_again_is_lost() -> None:
     late = {times: judge(sight(elasticsearch=Silence("no answer in time", times))).status for times in (1, 2, 3)}
     assert late == {1: "amber", 2: "amber", 3: "red"}

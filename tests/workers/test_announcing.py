@@ -2,6 +2,7 @@
 
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.orm import sessionmaker
 
 from jobs import WRITTEN
 from tests.workers import rows
@@ -74,6 +75,18 @@ def test_a_redis_that_is_away_delays_no_commit_and_is_left_alone_for_a_while(
     assert WRITTEN not in session.info
     assert len(asked) == 1
     assert [rows.state(engine, run_id) for run_id in (first, second)] == ["waiting", "waiting"]
+
+
+def test_a_broker_that_threads_cannot_share_is_left_to_the_relay_which_is_woken(
+    runtime: Runtime, delivery: RedisDelivery
+) -> None:
+    delivery.shared = False
+    made = sessionmaker(runtime.engine)
+    Announcer(delivery, Bell(runtime.redis)).listen(made)
+    with made.begin() as session:
+        effect.enqueue(session, key="a")
+    assert fetched(delivery) == []
+    assert runtime.redis.llen(f"{NAMESPACE}:relay.bell") == 1
 
 
 def test_the_bell_wakes_whoever_waits_and_keeps_few_rings(runtime: Runtime) -> None:

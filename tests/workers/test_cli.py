@@ -433,6 +433,12 @@ def test_the_doctor_says_what_to_do_about_each_part(cli: Cli) -> None:
     assert "correct REDIS_URL" in done.stdout
     assert "✗ elasticsearch" in done.stdout
     assert "python -m workers.relay" in done.stdout
+    assert "BROKER_URL" not in done.stdout
+    done = cli("doctor", BROKER_URL=f"amqp://kim:hush@{NOBODY}/")
+    assert "✓ Redis" in done.stdout
+    assert "RabbitMQ does not answer" in done.stdout
+    assert "correct BROKER_URL" in done.stdout
+    assert "hush" not in done.stdout
     done = cli("doctor", "--json", DATABASE_URL=f"postgresql://kim:hush@{NOBODY}/shop")
     findings = {finding["part"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == 1

@@ -17,6 +17,7 @@ from workers.blockers import Blocker
 from workers.cli.failures import explain
 from workers.cli.options import pairs
 from workers.cli.tables import printable
+from workers.delivery import BrokerAway
 from workers.life import Life, why, word
 from workers.moments import moment, span, when
 from workers.settings import BadSettings
@@ -78,6 +79,7 @@ def test_a_waiting_run_is_called_what_people_call_it() -> None:
         (BadSettings("REDIS_URL is missing"), 2, "REDIS_URL is missing"),
         (Refused("there is no queue"), 2, "there is no queue"),
         (Unavailable("warehouse is away", upstream="warehouse"), 1, "warehouse is away"),
+        (BrokerAway("RabbitMQ", "refused\nmore"), 1, "RabbitMQ does not answer (refused): start it, or correct BROKER"),
         (RedisAway("Error 111 connecting to mill:6379."), 1, "Redis does not answer"),
         (OperationalError("SELECT 1", {}, Exception("refused\nmore")), 1, "Postgres does not answer (refused)"),
         (KeyboardInterrupt(), 130, "stopped"),

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT
-from workers import settings
+from workers import delivery, settings
+from workers.address import Address
 from workers.settings import BadSettings
 
 EXAMPLE = ROOT / ".env.example"
@@ -52,7 +53,16 @@ MALFORMED = [
     ("DATABASE_URL", "postgresql://u:hunter2@[::1/x"),
     ("DATABASE_URL", "postgresql://u:hunter2@db:0/x"),
     ("REDIS_URL", "http://:hunter2@cache"),
+    ("REDIS_URL", "redis://:hunter2@one:6379,two:6379/0"),
+    ("REDIS_URL", "redis+sentinel://:hunter2@one:26379,two:26379"),
+    ("REDIS_URL", "redis+sentinel://:hunter2@one:26379,two:26379/shop/hunter"),
+    ("REDIS_URL", "redis+cluster://:hunter2@one:6379"),
+    ("REDIS_URL", "amqp://shop:hunter2@rabbit/"),
     ("BROKER_URL", "hunter2"),
+    ("BROKER_URL", "redis+cluster://:hunter2@one:6379,:6379"),
+    ("BROKER_URL", "amqp://shop:hunter2@rabbit:0/"),
+    ("BROKER_URL", "amqp://shop:hunter2@rabbit:5672,/"),
+    ("BROKER_URL", "amqp://shop:hunter2@rabbit/?heartbeat=hunter2"),
     ("PORT", "hunter2"),
     ("PORT", "65536"),
     ("PORT", "-1"),
@@ -95,9 +105,37 @@ def test_an_integration_that_is_not_configured_is_not_there_and_half_of_one_is_a
     assert refusal(GOOD | {"WAREHOUSE_WEBHOOK_SECRETS": "whsec_bmV3ZXI="}).startswith("WAREHOUSE_URL is missing")
 
 
-def test_the_queues_have_a_redis_of_their_own_only_when_they_are_given_one() -> None:
-    assert settings.load(GOOD).broker_url == GOOD["REDIS_URL"]
-    assert settings.load(GOOD | {"BROKER_URL": "redis://queues/3"}).broker_url == "redis://queues/3"
+def test_the_queues_have_a_broker_of_their_own_only_when_they_are_given_one() -> None:
+    without = settings.load(GOOD)
+    assert without.broker_url == GOOD["REDIS_URL"]
+    assert not without.separate_broker
+    given = settings.load(GOOD | {"BROKER_URL": "redis://queues/3"})
+    assert given.broker_url == "redis://queues/3"
+    assert given.separate_broker
+
+
+BROKERS = [
+    ("redis://queues/3", "Redis"),
+    ("rediss+sentinel://:hunter2@one,two:26380/shop", "Redis Sentinel"),
+    ("redis+sentinel://one:26379/shop/2?sentinel_password=hunter2", "Redis Sentinel"),
+    ("redis+cluster://kim:hunter2@one:6379,two:6379", "Redis Cluster"),
+    ("amqp://shop:hunter2@rabbit/", "RabbitMQ"),
+    ("amqps://shop:hunter2@one:5671,two:5671/orders?heartbeat=30", "RabbitMQ"),
+    ("amqp://[::1]:5672/%2F", "RabbitMQ"),
+]
+
+
+@pytest.mark.parametrize(("url", "name"), BROKERS)
+def test_the_scheme_of_its_address_says_which_broker_carries_the_runs(url: str, name: str) -> None:
+    assert delivery.through(settings.load(GOOD | {"BROKER_URL": url}).broker_url).name == name
+
+
+def test_an_address_of_several_hosts_is_taken_apart() -> None:
+    found = Address.parse("redis+sentinel://kim:h%40nter2@one,[::1]:26380/shop/2?sentinel_password=x")
+    assert (found.user, found.password, found.path) == ("kim", "h@nter2", ("shop", "2"))
+    assert found.hosts_or(26379) == [("one", 26379), ("::1", 26380)]
+    assert found.options == {"sentinel_password": "x"}
+    assert "h@nter2" not in repr(found)
 
 
 def test_the_address_of_the_database_names_the_driver() -> None:
