@@ -44,7 +44,8 @@ def _address(*schemes: str) -> AfterValidator:
 
 def _of_a_master(value: SecretStr) -> SecretStr:
     address = Address.parse(value.get_secret_value())
-    master, database = (*address.path, "", "0")[:2]
+    master, *databases = address.path or ("",)
+    database = databases[0] if databases else "0"
     if address.scheme in redis_servers.SENTINEL and not (master and database.isdecimal()):
         raise ValueError("name the master that the Sentinels watch, redis+sentinel://host:26379/mymaster/0")
     return value
