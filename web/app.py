@@ -19,7 +19,7 @@ from web.machines import Machines, Overview
 from web.metrics import Census
 from web.pages import Pages
 from web.pulse import Pulse
-from web.runs import Runs, RunView
+from web.runs import Runs, Standing
 from web.secure import SecureHeaders
 from web.webhooks import Receiver
 from workers.runtime import Runtime
@@ -50,7 +50,7 @@ def build(runtime: Runtime) -> ASGIApp:
     app.mount("/webhooks", Receiver(_sources(runtime), inbox, registry))
     app.mount("/static", StaticFiles(directory=STATIC))
     app.get("/api/v1/overview", response_model=Overview, summary="Everything at a glance")(machines.overview)
-    app.get("/api/v1/runs/{run_id:int}", response_model=RunView, summary="One run and why it stands there")(
+    app.get("/api/v1/runs/{run_id:int}", response_model=Standing, summary="One run and why it stands there")(
         Runs(runtime.engine).show
     )
     for path, endpoint in (

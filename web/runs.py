@@ -18,7 +18,7 @@ LARGEST_ID = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class RunView:
+class Standing:
     """A run and the sentence that says why it stands where it stands."""
 
     id: int
@@ -56,4 +56,4 @@ class Runs:
         except SQLAlchemyError:
             return Problem(503, "Postgres does not answer: ask again", headers={"Retry-After": "5"})
         shown = {name: life.run[name] for name in ("id", "job", "queue", "state", "attempt", "created_at", "due_at")}
-        return JSONResponse(as_json(RunView(**shown, why=why(life), waits_for=life.blocker)))
+        return JSONResponse(as_json(Standing(**shown, why=why(life), waits_for=life.blocker)))
