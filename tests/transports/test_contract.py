@@ -186,6 +186,9 @@ def test_a_broker_that_is_away_is_one_error_whatever_is_asked(written: str) -> N
             question()
         assert caught.value.broker == asked.name
         assert str(caught.value)
+    if asked.name == "RabbitMQ":
+        with pytest.raises(BrokerAway, match="refused"):
+            asked.probe()
     asked.rest()
     asked.close()
 
@@ -228,6 +231,17 @@ def test_a_queue_of_rabbitmq_that_somebody_removed_is_made_again(rabbit: RabbitM
     assert fetched(worker, queue, 1)[1] == [2]
     relay.close()
     worker.close()
+
+
+def test_what_rabbitmq_confirmed_outlives_a_crash_of_it(rabbit: RabbitMQ, queue: str) -> None:
+    relay = delivery.through(rabbit.url)
+    relay.lengths([queue])
+    made = time.monotonic()
+    # A node that crashes within seconds after it made a queue forgets that it has to lead it.
+    until(lambda: time.monotonic() - made > 6 and push(relay, queue, *range(1, 101)))
+    rabbit.kill()
+    rabbit.start()
+    assert fetched(delivery.through(rabbit.url), queue, 100)[1] == list(range(1, 101))
 
 
 def test_a_worker_of_rabbitmq_that_dies_loses_its_messages_to_the_others_at_once(rabbit: RabbitMQ, queue: str) -> None:

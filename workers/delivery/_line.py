@@ -114,6 +114,6 @@ class Line:
 
 def _cause(why: BaseException | str) -> BaseException | str:
     """Return what pika has wrapped in errors that say nothing by themselves."""
-    inner = [*getattr(why, "exceptions", ()), *getattr(why, "args", ())]
+    inner = [*getattr(why, "exceptions", ()), *getattr(why, "args", ()), getattr(why, "exception", None)]
     causes = [cause for cause in inner if isinstance(cause, BaseException)]
     return _cause(causes[-1]) if causes else why

@@ -22,7 +22,7 @@ from pika.exceptions import AMQPError
 
 from workers.address import Address
 from workers.delivery._contract import BrokerAway, Queued, encode
-from workers.delivery._line import NAME, Line
+from workers.delivery._line import NAME, PATIENCE, Line
 
 SCHEMES = ("amqp", "amqps")
 
@@ -148,7 +148,8 @@ class _Outlet:
         line.ask(self._channel.confirm_delivery, self._settled)
         self._declared: set[str] = set()
         self._published = 0
-        self._unconfirmed: set[int] = set()
+        #: The queue of each publish that the broker has not answered yet, by number.
+        self._unconfirmed: dict[int, str] = {}
         self._refusal = ""
 
     def length(self, queue: str) -> int:
@@ -162,7 +163,9 @@ class _Outlet:
                 self.length(queue)
             for run_id, body in messages:
                 self._publish(queue, run_id, body)
-        self._line.await_(lambda: not self._unconfirmed)
+        if not self._line.turn(lambda: not self._unconfirmed, PATIENCE):
+            silent = ", ".join(sorted(set(self._unconfirmed.values())))
+            raise BrokerAway(NAME, f"{silent} confirmed nothing for {PATIENCE:.0f} s: see whether it has a leader")
         if self._refusal:
             raise BrokerAway(NAME, self._refusal)
         return sum(map(len, by_queue.values()))
@@ -173,11 +176,12 @@ class _Outlet:
         )
         self._channel.basic_publish("", PREFIX + queue, body, persistent, mandatory=True)
         self._published += 1
-        self._unconfirmed.add(self._published)
+        self._unconfirmed[self._published] = PREFIX + queue
 
     def _settled(self, frame: Any) -> None:
         tag, multiple = frame.method.delivery_tag, frame.method.multiple
-        self._unconfirmed -= {t for t in self._unconfirmed if t <= tag} if multiple else {tag}
+        for settled in [t for t in self._unconfirmed if t <= tag] if multiple else [tag]:
+            self._unconfirmed.pop(settled, None)
         if isinstance(frame.method, pika.spec.Basic.Nack):
             self._refusal = "it could not keep a message"
 
