@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 from pathlib import Path
 from typing import ClassVar
 
@@ -73,10 +74,11 @@ class RabbitMQ(Server):
         child.wait_until(lambda: _answers(port), patience=PATIENCE)
 
     def _serve_names(self) -> None:
-        # Erlang would start this by itself, as a daemon that outlives us.
+        # Erlang would start this by itself, as a daemon that outlives us: the node must find it.
         if self._names is None or not self._names.running:
             command = ["epmd", "-address", "127.0.0.1", "-port", str(self._names_port)]
             self._names = Child("epmd", command, directory=self.directory)
+            self._names.wait_until(lambda: _listens(self._names_port))
 
     def close(self) -> None:
         """Stop it for good."""
@@ -90,6 +92,11 @@ def remove(rabbit: RabbitMQ, queue: str) -> None:
     connection = pika.BlockingConnection(pika.URLParameters(rabbit.url))
     connection.channel().queue_delete(f"headrace.{queue}")
     connection.close()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _answers(port: int) -> bool:
