@@ -92,7 +92,7 @@ def test_a_stop_leaves_without_the_jobs_that_do_not_end_and_puts_them_back(
     worker = members.start(WORKER, "--grace", "0.5")
     until_running(engine, run_id, said=worker.said())
     worker._process.send_signal(signal.SIGTERM)
-    assert worker._process.wait(20) == 0, worker.said()
+    assert worker._process.wait(60) == 0, worker.said()
     row = rows.run_row(engine, run_id)
     assert (row.state in {"waiting", "queued"}, row.failures, row.checkpoint) == (True, 0, None)
     assert rows.outcomes(engine, run_id) == ["shutdown"]
