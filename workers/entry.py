@@ -6,6 +6,7 @@ a traceback.
 
 import signal
 import sys
+from _thread import start_new_thread
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
@@ -36,12 +37,15 @@ def enter(kind: str, *, connections: int = 1) -> Iterator[Runtime]:
 def stop_signal() -> Event:
     """Return an event that SIGTERM or SIGINT sets; a second signal ends the process at once."""
     asked = Event()
+    signals: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if asked.is_set():
+        del frame
+        signals.append(number)
+        if len(signals) > 1:
             raise SystemExit(1)
-        asked.set()
+        # Not here: the main thread may be inside a wait for this event, and hold the lock that setting it needs.
+        start_new_thread(asked.set, ())
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
