@@ -26,7 +26,7 @@ up: setup ## everything running with live stock changes; prints the dashboard's 
 	@$(BIN)/python -m sandbox up
 
 test: setup ## the whole suite against real embedded servers
-	@$(BIN)/python -m pytest -n 4 --dist loadfile
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 chaos: setup ## kill, freeze, cut, wipe and restart everything under load; MINUTES=5, SEED=n repeats a run
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))

@@ -1,6 +1,7 @@
 """What every test may ask for: real servers once a session, and a database of its own for each test."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -21,7 +22,19 @@ ROOT = Path(__file__).parent.parent
 # An example may take as long as a slow machine needs: what is proven is what comes out, not when.
 settings.register_profile("headrace", deadline=None)
 settings.load_profile("headrace")
+# A shell lets what it starts in the background ignore Ctrl-C, and the programs of the tests would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _numbers = count(1)
+
+#: Files whose tests start whole processes and wait for them. They begin first: at the end nobody waits for them.
+LONG = ("docs/", "acceptance/", "chaos/", "transports/test_engine", "workers/test_watchdog", "workers/test_process")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files in front; whatever order was chosen for the rest stays."""
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: not item.path.relative_to(tests).as_posix().startswith(LONG))
 
 
 def engine_of(url: str) -> Engine:

@@ -65,7 +65,8 @@ def ask(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: py
         for name in [name for name in os.environ if OURS.match(name)]:
             monkeypatch.delenv(name)
         for name, value in (environment | variables).items():
-            monkeypatch.setenv(name, value)
+            if value:
+                monkeypatch.setenv(name, value)
         code = answer(list(arguments))
         written = capsys.readouterr()
         return subprocess.CompletedProcess(arguments, code, written.out, written.err)
@@ -190,19 +191,19 @@ def test_an_environment_that_cannot_be_used_is_named(cli: Cli, variables: dict[s
 
 
 @pytest.mark.parametrize("line", ["runs list", "run warehouse.sync", "queues pause warehouse", "migrate"])
-def test_without_postgres_every_command_says_so_in_one_line(cli: Cli, line: str) -> None:
-    done = cli(*line.split(), DATABASE_URL=f"postgresql://kim:hush@{NOBODY}/shop")
+def test_without_postgres_every_command_says_so_in_one_line(ask: Cli, line: str) -> None:
+    done = ask(*line.split(), DATABASE_URL=f"postgresql://kim:hush@{NOBODY}/shop")
     assert done.returncode == 1
     assert "Postgres does not answer" in done.stderr
     assert "hush" not in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_migrate_needs_the_database_alone_and_says_from_where_to_where(cli: Cli, services: Services) -> None:
+def test_migrate_needs_the_database_alone_and_says_from_where_to_where(ask: Cli, services: Services) -> None:
     url = services.postgres.create_database(f"empty_{os.getpid()}")
     alone = {"DATABASE_URL": url, "REDIS_URL": "", "ELASTICSEARCH_URL": ""}
-    refused = cli("runs", "list", DATABASE_URL=url)
-    first, second = cli("migrate", **alone), cli("migrate", **alone)
+    refused = ask("runs", "list", DATABASE_URL=url)
+    first, second = ask("migrate", **alone), ask("migrate", **alone)
     services.postgres.drop_database(f"empty_{os.getpid()}")
     assert refused.returncode == 1
     assert "run `headrace migrate`" in refused.stderr
@@ -233,20 +234,20 @@ def test_every_listing_is_json_and_nothing_else_when_asked(ask: Cli, line: str) 
     assert done.stderr == ""
 
 
-def test_runs_are_filtered_and_paged(cli: Cli, engine: Engine) -> None:
+def test_runs_are_filtered_and_paged(ask: Cli, engine: Engine) -> None:
     old, new = insert_run(engine, args='{"full": true}', error="it broke"), insert_run(engine, "succeeded")
-    assert [run["id"] for run in parsed(cli("runs", "list", "--json"))] == [new, old]
+    assert [run["id"] for run in parsed(ask("runs", "list", "--json"))] == [new, old]
     filters = ("--state", "dead", "--job", "warehouse.sync", "--queue", "warehouse", "--error", "BROKE")
-    found = parsed(cli("runs", "list", *filters, "--since", "1h", "--arg", "full=true", "--json"))
+    found = parsed(ask("runs", "list", *filters, "--since", "1h", "--arg", "full=true", "--json"))
     assert [run["id"] for run in found] == [old]
     assert found[0]["args"] == {"full": True}
-    assert parsed(cli("runs", "list", "--before", str(old), "--json")) == []
-    page = cli("runs", "list", "--limit", "1")
+    assert parsed(ask("runs", "list", "--before", str(old), "--json")) == []
+    page = ask("runs", "list", "--limit", "1")
     assert str(new) in page.stdout
     assert f"--before {new}" in page.stderr
 
 
-def test_a_run_is_shown_with_its_attempts_and_without_secrets(cli: Cli, engine: Engine) -> None:
+def test_a_run_is_shown_with_its_attempts_and_without_secrets(ask: Cli, engine: Engine) -> None:
     run_id = insert_run(engine, args='{"token": "hush", "sku": "7"}', error="Bearer hush was refused")
     with engine.begin() as connection:
         values = {"id": run_id, "trace": 'File "a.py"\n  raise hush from Bearer hush'}
@@ -259,27 +260,27 @@ def test_a_run_is_shown_with_its_attempts_and_without_secrets(cli: Cli, engine: 
         )
         line = text("INSERT INTO log_lines (run_id, attempt, line) VALUES (:id, 1, E'page 3 \\x1b[31m')")
         connection.execute(line, values)
-    shown = cli("runs", "show", str(run_id))
+    shown = ask("runs", "show", str(run_id))
     assert "is dead after 1 of 10 failures" in shown.stdout
     assert "page 3" in shown.stdout
     assert "\x1b" not in shown.stdout
     assert "Bearer hush" not in shown.stdout
-    found = parsed(cli("runs", "show", str(run_id), "--json"))
+    found = parsed(ask("runs", "show", str(run_id), "--json"))
     assert found["args"] == {"token": "<secret>", "sku": "7"}
     assert found["attempts"][0]["outcome"] == "failed"
     assert found["log"][0]["line"].startswith("page 3")
     assert "dead" in found["why"]
 
 
-def test_runs_are_moved_by_filters_after_a_dry_run(cli: Cli, engine: Engine) -> None:
+def test_runs_are_moved_by_filters_after_a_dry_run(ask: Cli, engine: Engine) -> None:
     ids = [insert_run(engine) for _ in range(3)]
     asked = ("runs", "retry", "--job", "warehouse.sync")
-    dry = cli(*asked, "--dry-run")
+    dry = ask(*asked, "--dry-run")
     assert "3 runs would be touched by retry" in dry.stdout
-    assert parsed(cli("runs", "list", "--state", "dead", "--json"))[0]["id"] == ids[-1]
-    done = parsed(cli(*asked, "--json", "--by", "kim"))
+    assert parsed(ask("runs", "list", "--state", "dead", "--json"))[0]["id"] == ids[-1]
+    done = parsed(ask(*asked, "--json", "--by", "kim"))
     assert (done["count"], done["ids"], done["dry_run"]) == (3, ids, False)
-    entry = parsed(cli("audit", "--json"))[0]
+    entry = parsed(ask("audit", "--json"))[0]
     assert (entry["actor"], entry["action"], entry["count"]) == ("kim", "runs retry", 3)
     assert "--job warehouse.sync" in entry["target"]
 
@@ -340,7 +341,7 @@ def test_a_redrive_is_begun_listed_and_stopped(ask: Cli, engine: Engine) -> None
     assert json.loads(watched.stdout)["kept"] == 3
 
 
-def test_ctrl_c_ends_the_watching_and_not_the_redrive(environment: dict[str, str], cli: Cli, engine: Engine) -> None:
+def test_ctrl_c_ends_the_watching_and_not_the_redrive(environment: dict[str, str], ask: Cli, engine: Engine) -> None:
     insert_run(engine)
     command = [str(HEADRACE), "runs", "retry", "--state", "dead", "--rate", "1"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as watching:
@@ -350,106 +351,106 @@ def test_ctrl_c_ends_the_watching_and_not_the_redrive(environment: dict[str, str
         watching.send_signal(signal.SIGINT)
         assert "goes on without you" in watching.stderr.readline()
         assert watching.wait(30) == 130
-    assert parsed(cli("redrives", "list", "--json"))[0]["ended_at"] is None
+    assert parsed(ask("redrives", "list", "--json"))[0]["ended_at"] is None
 
 
 @pytest.mark.usefixtures("processes")
-def test_a_redrive_is_watched_to_its_end_and_the_code_says_whether_it_was_stopped(cli: Cli, engine: Engine) -> None:
+def test_a_redrive_is_watched_to_its_end_and_the_code_says_whether_it_was_stopped(ask: Cli, engine: Engine) -> None:
     ids = [insert_run(engine) for _ in range(3)]  # a warehouse that nobody configured: they fail again
-    stopped = cli("runs", "retry", "--job", "warehouse.sync", "--canary", "1", "--stop-at", "0")
+    stopped = ask("runs", "retry", "--job", "warehouse.sync", "--canary", "1", "--stop-at", "0")
     assert stopped.returncode == 1
     assert "1 of 1 tried runs failed again" in stopped.stdout
     assert [rows.state(engine, run_id) for run_id in ids[1:]] == ["dead", "dead"]
     rows.change(engine, "UPDATE runs SET job = 'maintenance.check_ledger', queue = 'maintenance' WHERE state = 'dead'")
-    done = cli("runs", "retry", "--job", "maintenance.check_ledger", "--rate", "20", "--json")
+    done = ask("runs", "retry", "--job", "maintenance.check_ledger", "--rate", "20", "--json")
     report = parsed(done)
     assert (report["succeeded"], report["failed"], report["why"]) == (report["total"], 0, "every run was tried")
 
 
-def test_a_run_that_cannot_be_moved_is_explained_and_the_code_is_1(cli: Cli, engine: Engine) -> None:
+def test_a_run_that_cannot_be_moved_is_explained_and_the_code_is_1(ask: Cli, engine: Engine) -> None:
     run_id = insert_run(engine, "succeeded")
-    done = cli("runs", "cancel", str(run_id))
+    done = ask("runs", "cancel", str(run_id))
     assert done.returncode == 1
     assert f"run {run_id} stays as it is: it is succeeded" in done.stderr
 
 
-def test_a_held_queue_says_who_holds_it_and_why(cli: Cli, engine: Engine) -> None:
-    dry = cli("queues", "pause", "warehouse", "--dry-run")
+def test_a_held_queue_says_who_holds_it_and_why(ask: Cli, engine: Engine) -> None:
+    dry = ask("queues", "pause", "warehouse", "--dry-run")
     assert "not paused" in dry.stdout
-    assert cli("queues", "pause", "warehouse", "--by", "kim", "--reason", "they move").returncode == 0
-    queue = next(row for row in parsed(cli("queues", "list", "--json")) if row["name"] == "warehouse")
+    assert ask("queues", "pause", "warehouse", "--by", "kim", "--reason", "they move").returncode == 0
+    queue = next(row for row in parsed(ask("queues", "list", "--json")) if row["name"] == "warehouse")
     assert (queue["paused_by"], queue["reason"]) == ("kim", "they move")
     run_id = insert_run(engine, "waiting")
-    assert "kim paused queue warehouse (they move)" in cli("runs", "show", str(run_id)).stdout
-    assert "goes on" in cli("queues", "resume", "warehouse").stdout
-    assert "was not paused" in cli("queues", "resume", "warehouse").stdout
+    assert "kim paused queue warehouse (they move)" in ask("runs", "show", str(run_id)).stdout
+    assert "goes on" in ask("queues", "resume", "warehouse").stdout
+    assert "was not paused" in ask("queues", "resume", "warehouse").stdout
 
 
-def test_an_upstream_is_held_and_reset(cli: Cli) -> None:
-    cli("upstreams", "pause", "stripe", "--by", "kim")
-    stripe = next(row for row in parsed(cli("upstreams", "list", "--json")) if row["name"] == "stripe")
+def test_an_upstream_is_held_and_reset(ask: Cli) -> None:
+    ask("upstreams", "pause", "stripe", "--by", "kim")
+    stripe = next(row for row in parsed(ask("upstreams", "list", "--json")) if row["name"] == "stripe")
     assert (stripe["paused_by"], stripe["configured"]) == ("kim", False)
-    assert "goes on" in cli("upstreams", "reset", "stripe").stdout
+    assert "goes on" in ask("upstreams", "reset", "stripe").stdout
 
 
-def test_a_webhook_is_shown_and_handed_to_its_job_again(cli: Cli, engine: Engine) -> None:
+def test_a_webhook_is_shown_and_handed_to_its_job_again(ask: Cli, engine: Engine) -> None:
     with engine.begin() as connection:
         statement = text("""
             INSERT INTO events (source, external_id, type, verdict, headers, body)
             VALUES ('warehouse', 'evt_1', 'product.updated', 'accepted', '{}', :body) RETURNING id
         """)
         event = connection.execute(statement, {"body": b'{"sku": "7", "api_key": "hush"}'}).scalar_one()
-    assert parsed(cli("webhooks", "show", str(event), "--json"))["body"] == {"sku": "7", "api_key": "<secret>"}
-    dry = parsed(cli("webhooks", "replay", str(event), "--dry-run", "--json"))
+    assert parsed(ask("webhooks", "show", str(event), "--json"))["body"] == {"sku": "7", "api_key": "<secret>"}
+    dry = parsed(ask("webhooks", "replay", str(event), "--dry-run", "--json"))
     assert (dry[0]["job"], dry[0]["run_id"]) == ("warehouse.apply_event", None)
-    replayed = parsed(cli("webhooks", "replay", "--source", "warehouse", "--json"))
-    listed = parsed(cli("webhooks", "list", "--verdict", "accepted", "--type", "product.updated", "--json"))
+    replayed = parsed(ask("webhooks", "replay", "--source", "warehouse", "--json"))
+    listed = parsed(ask("webhooks", "list", "--verdict", "accepted", "--type", "product.updated", "--json"))
     assert listed[0]["run_id"] == replayed[0]["run_id"]
-    unknown = cli("webhooks", "replay", "999")
+    unknown = ask("webhooks", "replay", "999")
     assert unknown.returncode == 1
     assert "there is no such event" in unknown.stderr
 
 
-def test_a_stream_is_rewound_and_remembers_it(cli: Cli, engine: Engine) -> None:
+def test_a_stream_is_rewound_and_remembers_it(ask: Cli, engine: Engine) -> None:
     mark = datetime(2026, 11, 23, 5, tzinfo=UTC)
     with engine.begin() as connection:
         statement = text("INSERT INTO streams (upstream, name, high_water) VALUES ('warehouse', 'products', :mark)")
         connection.execute(statement, {"mark": mark})
     rewind = ("streams", "rewind", "warehouse/products", "--to", "2026-11-22T05:00")
-    assert "would go" in cli(*rewind, "--dry-run").stdout
-    assert cli(*rewind, "--by", "kim", "--reason", "a bad import").returncode == 0
-    shown = parsed(cli("streams", "show", "products", "--json"))
+    assert "would go" in ask(*rewind, "--dry-run").stdout
+    assert ask(*rewind, "--by", "kim", "--reason", "a bad import").returncode == 0
+    shown = parsed(ask("streams", "show", "products", "--json"))
     assert shown["high_water"] == "2026-11-22T05:00:00+00:00"
     assert shown["moves"][0]["reason"] == "rewound by kim: a bad import"
-    assert "a bad import" in cli("streams", "show", "products").stdout
-    assert cli(*rewind).returncode == 2
+    assert "a bad import" in ask("streams", "show", "products").stdout
+    assert ask(*rewind).returncode == 2
 
 
-def test_the_doctor_says_what_to_do_about_each_part(cli: Cli) -> None:
+def test_the_doctor_says_what_to_do_about_each_part(ask: Cli) -> None:
     redis, search = f"redis://{NOBODY}/0", f"http://{NOBODY}"
-    done = cli("doctor", REDIS_URL=redis, ELASTICSEARCH_URL=search)
+    done = ask("doctor", REDIS_URL=redis, ELASTICSEARCH_URL=search)
     assert done.returncode == 1
     assert "✓ Postgres" in done.stdout
     assert "correct REDIS_URL" in done.stdout
     assert "✗ elasticsearch" in done.stdout
     assert "python -m workers.relay" in done.stdout
     assert "BROKER_URL" not in done.stdout
-    done = cli("doctor", BROKER_URL=f"amqp://kim:hush@{NOBODY}/")
+    done = ask("doctor", BROKER_URL=f"amqp://kim:hush@{NOBODY}/")
     assert "✓ Redis" in done.stdout
     assert "RabbitMQ does not answer" in done.stdout
     assert "correct BROKER_URL" in done.stdout
     assert "hush" not in done.stdout
-    done = cli("doctor", "--json", DATABASE_URL=f"postgresql://kim:hush@{NOBODY}/shop")
+    done = ask("doctor", "--json", DATABASE_URL=f"postgresql://kim:hush@{NOBODY}/shop")
     findings = {finding["part"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == 1
     assert findings["Postgres"]["ok"] is False
     assert findings["Redis"]["ok"] is True
     assert findings["warehouse"]["ok"] is None
-    assert json.loads(cli("doctor", "--json", REDIS_URL="").stdout)[0]["ok"] is False
+    assert json.loads(ask("doctor", "--json", REDIS_URL="").stdout)[0]["ok"] is False
 
 
-def test_search_status_answers_while_the_search_server_is_away(cli: Cli) -> None:
-    done = cli("search", "status", ELASTICSEARCH_URL=f"http://{NOBODY}")
+def test_search_status_answers_while_the_search_server_is_away(ask: Cli) -> None:
+    done = ask("search", "status", ELASTICSEARCH_URL=f"http://{NOBODY}")
     assert done.returncode == 1
     assert "nobody can tell what searches see" in done.stdout
 
@@ -461,14 +462,14 @@ def test_a_listing_that_is_not_read_to_its_end_ends_quietly(environment: dict[st
     assert "Traceback" not in done.stderr
 
 
-def test_waiting_ends_after_the_timeout_and_the_run_goes_on(cli: Cli) -> None:
-    done = cli("run", "warehouse.sync", "--wait", "--timeout", "0")
+def test_waiting_ends_after_the_timeout_and_the_run_goes_on(ask: Cli) -> None:
+    done = ask("run", "warehouse.sync", "--wait", "--timeout", "0")
     assert done.returncode == 1
     assert "has not ended and goes on: waits because no live worker serves queue warehouse" in done.stderr
-    assert parsed(cli("runs", "list", "--json"))[0]["state"] == "waiting"
+    assert parsed(ask("runs", "list", "--json"))[0]["state"] == "waiting"
 
 
-def test_ctrl_c_ends_the_waiting_and_not_the_run(environment: dict[str, str], cli: Cli) -> None:
+def test_ctrl_c_ends_the_waiting_and_not_the_run(environment: dict[str, str], ask: Cli) -> None:
     command = [str(HEADRACE), "run", "warehouse.sync", "--wait"]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as waiting:
         assert waiting.stderr is not None
@@ -476,37 +477,37 @@ def test_ctrl_c_ends_the_waiting_and_not_the_run(environment: dict[str, str], cl
         waiting.send_signal(signal.SIGINT)
         assert "goes on without you" in waiting.stderr.readline()
         assert waiting.wait(30) == 130
-    assert parsed(cli("runs", "list", "--json"))[0]["state"] == "waiting"
+    assert parsed(ask("runs", "list", "--json"))[0]["state"] == "waiting"
 
 
 @pytest.mark.usefixtures("processes")
-def test_a_run_is_followed_to_its_end(cli: Cli, environment: dict[str, str]) -> None:
-    done = cli("run", "maintenance.check_ledger", "--wait", "--timeout", "60")
+def test_a_run_is_followed_to_its_end(ask: Cli, environment: dict[str, str]) -> None:
+    done = ask("run", "maintenance.check_ledger", "--wait", "--timeout", "60")
     assert parsed(done) == {"levels": 0, "wrong": 0}
-    dead = cli("run", "warehouse.sync", "--wait", "--timeout", "60")
+    dead = ask("run", "warehouse.sync", "--wait", "--timeout", "60")
     assert dead.returncode == 1
     assert "is dead" in dead.stderr
     assert "WAREHOUSE_URL" in dead.stderr
-    whole = cli("run", "warehouse.sync", "--wait", "--timeout", "60", "--json")
+    whole = ask("run", "warehouse.sync", "--wait", "--timeout", "60", "--json")
     assert whole.returncode == 1
     assert json.loads(whole.stdout)["state"] == "dead"
-    again = parsed(cli("runs", "retry", str(json.loads(whole.stdout)["id"]), "--json"))
+    again = parsed(ask("runs", "retry", str(json.loads(whole.stdout)["id"]), "--json"))
     assert again["count"] == 1
-    assert "1 alive" in cli("doctor").stdout
+    assert "1 alive" in ask("doctor").stdout
     assert "succeeded" not in on_a_terminal([str(HEADRACE), "run", "warehouse.sync", "--wait"], environment)
 
 
 @pytest.mark.usefixtures("processes")
-def test_the_index_is_built_verified_and_repaired_from_here(cli: Cli) -> None:
-    built = parsed(cli("search", "rebuild", "--timeout", "60"))
+def test_the_index_is_built_verified_and_repaired_from_here(ask: Cli) -> None:
+    built = parsed(ask("search", "rebuild", "--timeout", "60"))
     assert built["index"].startswith("products-")
-    assert parsed(cli("search", "verify", "--timeout", "60"))["missing"] == 0
-    assert parsed(cli("search", "repair", "--timeout", "60"))["orphans"] == 0
-    status = parsed(cli("search", "status", "--json"))
+    assert parsed(ask("search", "verify", "--timeout", "60"))["missing"] == 0
+    assert parsed(ask("search", "repair", "--timeout", "60"))["orphans"] == 0
+    status = parsed(ask("search", "status", "--json"))
     assert status["alias"] == [built["index"]]
-    refused = cli("search", "rollback", "--timeout", "60")
+    refused = ask("search", "rollback", "--timeout", "60")
     assert refused.returncode == 1
-    assert int(cli("search", "verify", "--no-wait").stdout) > 0
+    assert int(ask("search", "verify", "--no-wait").stdout) > 0
 
 
 def on_a_terminal(command: list[str], environment: dict[str, str]) -> str:
