@@ -1,27 +1,27 @@
 """Dramatiq delivers, the ledger decides: our broker and its consumer.
 
-Whoever knows Dramatiq looks for `@dramatiq.actor` and finds none: jobs are recorded in `jobs/`, which know no broker,
-and one actor per job is declared here. What we use of Dramatiq is what it does very well: threads, time limits,
-graceful stop. What we do not use is its retries, delays and dead letters, which live in memory or in hooks whose
-errors are swallowed; ours are rows (see docs/decisions).
+Whoever knows Dramatiq looks for `@dramatiq.actor` and finds none: jobs are recorded in `jobs/`, which know no broker.
+What we use of Dramatiq is what it does very well: consumers, threads, graceful stop. What we do not use is its
+retries, delays and dead letters, which live in memory or in hooks whose errors are swallowed; ours are rows (see
+docs/decisions).
 
 The consumer fetches a set of messages, claims their runs in one statement, and acknowledges the set as soon as the
 claim has committed: from then on Postgres alone knows who holds what. A message whose run is not due, is held
 by somebody else, or has ended is acknowledged and dropped. If the claim cannot be made, nothing is acknowledged.
+
+What Dramatiq's threads are handed are not those messages but turns: a thread with a turn executes what was claimed,
+one run after the other, until nothing is left for it (see docs/decisions/0021-turns.md).
 """
 
-import re
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import dramatiq
 from dramatiq.broker import Broker, Consumer, MessageProxy
 from dramatiq.errors import ConnectionClosed
 from dramatiq.message import Message
-from dramatiq.middleware import Middleware, TimeLimit
+from dramatiq.middleware import Middleware
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs import names
@@ -36,12 +36,10 @@ from workers.window import Window
 
 #: Seconds an idle consumer blocks before it looks whether it should stop.
 IDLE = 1.0
-#: Milliseconds between two looks for runs over their time limit.
-TIME_LIMIT_CHECK = 250
 #: Seconds that the last outcomes may take to be written when the process stops.
 LAST_WORDS = 20.0
-#: What the id of a message of ours looks like: a run's id.
-RUN_ID = re.compile(r"[1-9][0-9]{0,17}")
+#: The one actor: what a thread does with its turn.
+TURN = "headrace.turn"
 
 
 class Holding:
@@ -58,7 +56,7 @@ class Holding:
         self.window = Window(threads)
         self._bell = Bell(runtime.redis)
         self.outcomes = Outcomes(runtime.machinery, self._ring)
-        self.executor = Executor(runtime, self.outcomes, self.window)
+        self.executor = Executor(runtime, self.outcomes, self.window, threads=threads)
         self.presence = Presence(
             runtime.machinery,
             "worker",
@@ -115,8 +113,7 @@ class LedgerBroker(Broker):
     """What Dramatiq's worker takes for its broker: consumers that claim what they fetch, wherever that comes from."""
 
     def __init__(self, holding: Holding) -> None:
-        middleware = [Lifecycle(holding), TimeLimit(interval=TIME_LIMIT_CHECK)]
-        super().__init__(middleware=middleware)
+        super().__init__(middleware=[Lifecycle(holding)])
         self.holding = holding
 
     def declare_queue(self, queue_name: str) -> None:
@@ -133,35 +130,36 @@ class LedgerBroker(Broker):
 
 
 class ClaimingConsumer(Consumer):
-    """Fetches sets of messages of one queue and claims their runs."""
+    """Fetches sets of messages of one queue, claims their runs, and sends for the threads that they need."""
 
     def __init__(self, holding: Holding, queue: str) -> None:
         self._holding = holding
         self._queue = queue
         self._delivery = holding.runtime.delivery()
-        self._ready: deque[Message[Any]] = deque()
+        self._jobs = list(names())
 
     def __next__(self) -> MessageProxy | None:
-        """Return the next message whose run this process holds, or None after a quiet while."""
-        if not self._ready:
+        """Return a turn for a thread, or None after a quiet while."""
+        executor = self._holding.executor
+        if not executor.wants_thread():
             self._fill()
-        return MessageProxy(self._ready.popleft()) if self._ready else None
+            if not executor.wants_thread():
+                return None
+        return MessageProxy(Message(self._queue, TURN, (), {}, {}))
 
     def ack(self, message: MessageProxy) -> None:
-        """Nothing to do: the message was acknowledged when its run was claimed."""
+        """Nothing to do: messages are acknowledged when their runs are claimed."""
 
     def nack(self, message: MessageProxy) -> None:
-        """Give the run back: Dramatiq could not start it."""
-        self._holding.executor.put_back([int(message.message_id)])
+        """Nothing to do either: a turn that failed has told the executor so."""
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        """Give back runs that were claimed and never started."""
-        self._holding.executor.put_back([int(message.message_id) for message in messages])
+        """Take back turns that never began."""
+        for _ in messages:
+            self._holding.executor.will_not_come()
 
     def close(self) -> None:
-        """Give back what was claimed and not handed out yet."""
-        self._holding.executor.put_back([int(message.message_id) for message in self._ready])
-        self._ready.clear()
+        """Hang up; what was claimed belongs to the executor."""
         self._delivery.close()
 
     def _fill(self) -> None:
@@ -181,20 +179,19 @@ class ClaimingConsumer(Consumer):
         return used
 
     def _fetch_and_claim(self, room: int) -> int:
-        receipts, bodies = self._delivery.fetch(self._queue, room)
+        receipts, run_ids = self._delivery.fetch(self._queue, room)
         if not receipts:
             return 0
-        messages = {int(message.message_id): message for body in bodies if (message := _decode(body))}
         try:
             with self._holding.runtime.machinery.begin() as connection:
-                claims = ledger.claim(connection, sorted(messages), self._holding.presence.id, list(names()))
+                claims = ledger.claim(connection, run_ids, self._holding.presence.id, self._jobs)
         except SQLAlchemyError:
             # Should the claim have been committed all the same, the messages find their runs taken, and the next
             # heartbeats find runs that this process does not know and give them back.
             self._delivery.give_back(self._queue, receipts)
             raise
-        self._holding.executor.hold(claims)
-        self._ready.extend(messages[claim.run_id] for claim in sorted(claims, key=lambda c: c.run_id))
+        place = {run_id: number for number, run_id in enumerate(run_ids)}
+        self._holding.executor.hold(sorted(claims, key=lambda claim: place[claim.run_id]))
         self._forget(receipts)
         return len(claims)
 
@@ -227,19 +224,8 @@ def _dramatiq_waiting() -> Iterator[None]:
         raise ConnectionClosed(reason) from None  # type: ignore[no-untyped-call]
 
 
-def _decode(body: bytes) -> Message[Any] | None:
-    try:
-        message = Message.decode(body)
-    except Exception:  # noqa: BLE001 - an unreadable message is dropped alone; its run is queued again by the rescue
-        message = None
-    if message is None or not RUN_ID.fullmatch(str(message.message_id)):
-        logs.get().error("an unreadable message was dropped", bytes=len(body))
-        return None
-    return message
-
-
 def make(runtime: Runtime, *, threads: int, queues: Sequence[str]) -> LedgerBroker:
-    """Return a broker with one actor per job of the given queues; each executes runs by id.
+    """Return a broker that serves the given queues.
 
     Args:
         runtime: The process's resources.
@@ -247,14 +233,9 @@ def make(runtime: Runtime, *, threads: int, queues: Sequence[str]) -> LedgerBrok
         queues: Queues to serve.
     """
     broker = LedgerBroker(Holding(runtime, threads=threads, queues=queues))
-    for name, job in names().items():
-        # Every job, for a run stays in the queue it was enqueued to when a deploy moves its job to another one.
-        dramatiq.Actor(
-            broker.holding.executor.execute,
-            broker=broker,
-            actor_name=name,
-            queue_name=job.queue if job.queue in queues else queues[0],
-            priority=0,
-            options={"time_limit": job.time_limit * 1000},
-        )
+    for queue in queues:
+        broker.declare_queue(queue)
+    dramatiq.Actor(
+        broker.holding.executor.turn, broker=broker, actor_name=TURN, queue_name=queues[0], priority=0, options={}
+    )
     return broker

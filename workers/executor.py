@@ -1,25 +1,30 @@
 """The life of one attempt, from the claim to its outcome.
 
-    execute
-      ├─ held        is the run still ours? a message whose run was not claimed here is dropped
+    turn             one thread takes runs from the line until there are none
+      ├─ begun       the next run in line, in the order in which they were claimed
       ├─ prepared    its job, its context, the stop switches that other threads may turn
       ├─ performed   the job's function; whatever it raises is caught, also a time limit
       ├─ judged      the policy decides: succeeded, again, dead, cancelled
       └─ recorded    one ending into the buffer; the buffer writes it
 
-The broker's consumer has claimed the run already, in a set (see `workers.broker`). Nothing here talks to the broker,
-and no hook of it is trusted: if this process dies anywhere in these lines, the run is still `running` under a process
-whose heartbeat stops, and the rescue puts it back.
+The broker's consumer has claimed the runs already, in sets, and asks for a thread wherever one is free and a run has
+none (see `workers.broker`). So a set of short runs costs a few turns and not a change of threads for each run, and a
+long one keeps only its own thread. Nothing here talks to the broker, and no hook of it is trusted: if this process
+dies anywhere in these lines, the run is still `running` under a process whose heartbeat stops, and the rescue puts it
+back.
 """
 
+import math
 import time
 import traceback
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from random import Random
 from threading import Lock, get_ident
 from typing import Any
 
-from dramatiq.middleware import TimeLimitExceeded
+from dramatiq.middleware import TimeLimitExceeded, raise_thread_exception
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
@@ -62,15 +67,23 @@ class Held:
     since: float = field(default_factory=time.monotonic)
 
 
-@dataclass(frozen=True)
+@dataclass
 class AtWork:
     """An attempt that a thread is executing."""
 
     held: Held
     thread: int
-    #: How long it has been at work, and how long it may be.
-    seconds: float
+    #: Seconds it may take.
     limit: float
+    began: float = field(default_factory=time.monotonic)
+    #: Its job is at work: an error raised in its thread would strike it, and nothing of ours.
+    exposed: bool = False
+    #: That error was raised.
+    struck: bool = False
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
 
     @property
     def run_id(self) -> int:
@@ -92,15 +105,22 @@ class Executor:
         runtime: The process's resources.
         outcomes: Where endings, log lines and progress go.
         window: The allowance of runs this process may hold.
+        threads: Runs to execute at the same time.
     """
 
-    def __init__(self, runtime: Runtime, outcomes: Outcomes, window: Window) -> None:
+    def __init__(self, runtime: Runtime, outcomes: Outcomes, window: Window, *, threads: int) -> None:
         self._runtime = runtime
         self._outcomes = outcomes
         self._window = window
+        self._jobs = jobs.names()
         self._held: dict[int, Held] = {}
-        #: By thread, also attempts that were given back while they run, and when each began.
-        self._at_work: dict[int, tuple[Held, float]] = {}
+        #: Claimed and not begun. What was given back meanwhile is still in it, marked as released.
+        self._line: deque[Held] = deque()
+        #: By thread, also attempts that were given back while they run.
+        self._at_work: dict[int, AtWork] = {}
+        self._free_threads = threads
+        #: Threads that were sent for and have not arrived.
+        self._coming = 0
         self._lock = Lock()
         self._random = Random()  # noqa: S311 - jitter, not a secret
         self._interrupted = False
@@ -112,14 +132,16 @@ class Executor:
 
     def at_work(self) -> list[AtWork]:
         """Return the attempts that threads are executing now."""
-        now, known = time.monotonic(), jobs.names()
         with self._lock:
-            found = list(self._at_work.items())
-        return [
-            AtWork(held, thread, now - began, known[held.claim.job].time_limit)
-            for thread, (held, began) in found
-            if held.claim.job in known
-        ]
+            return list(self._at_work.values())
+
+    def end_late(self) -> None:
+        """Raise an error in the threads whose attempt has reached its time limit; it ends them at their next step."""
+        with self._lock:
+            for work in self._at_work.values():
+                if work.exposed and not work.struck and work.seconds >= work.limit:
+                    work.struck = True
+                    raise_thread_exception(work.thread, TimeLimitExceeded)  # type: ignore[no-untyped-call]
 
     def give_up(self, work: AtWork, stack: str) -> None:
         """Record an attempt that cannot be ended as timed out, although its thread goes on."""
@@ -130,13 +152,29 @@ class Executor:
             error = f"{ending.error}, and nothing could interrupt it: its worker process was recycled"
             self._outcomes.ending(replace(ending, error=error, traceback=stack))
 
-    def hold(self, claims: list[Claim]) -> None:
-        """Take over runs that were just claimed."""
+    def hold(self, claims: Iterable[Claim]) -> None:
+        """Take over runs that were just claimed, in the order in which they are to begin."""
         with self._lock:
             for claim in claims:
                 if former := self._held.get(claim.run_id):
                     former.stop.interrupted = True  # taken from us while we were thought dead: it works for nothing
-                self._held[claim.run_id] = Held(claim, Stop(interrupted=self._interrupted))
+                held = self._held[claim.run_id] = Held(claim, Stop(interrupted=self._interrupted))
+                self._line.append(held)
+
+    def wants_thread(self) -> bool:
+        """Whether a run has no thread and one is free, which is then expected to come for a turn."""
+        with self._lock:
+            wanted = self._free_threads > 0 and len(self._line) > self._coming and not self._interrupted
+            if wanted:
+                self._free_threads -= 1
+                self._coming += 1
+            return wanted
+
+    def will_not_come(self) -> None:
+        """Say that a thread that was sent for will not come."""
+        with self._lock:
+            self._free_threads += 1
+            self._coming -= 1
 
     def compare(self, running: list[Running]) -> None:
         """Act on what the ledger says this process holds.
@@ -163,47 +201,81 @@ class Executor:
                     held.stop.interrupted = True
 
     def interrupt(self) -> None:
-        """Tell every running job that the process is stopping."""
+        """Tell every running job that the process is stopping, and give back what has not begun."""
         with self._lock:
             self._interrupted = True
             for held in self._held.values():
                 held.stop.interrupted = True
+            begun = {id(work.held) for work in self._at_work.values()}
+            waiting = [held for held in self._held.values() if id(held) not in begun]
+        self._give_back(waiting)
 
-    def put_back(self, run_ids: list[int] | None = None) -> None:
-        """Give back runs that were claimed and not finished; all of them when no ids are given."""
+    def put_back(self) -> None:
+        """Give back all runs that were claimed and not finished."""
         with self._lock:
-            ids = list(self._held) if run_ids is None else run_ids
-            given_back = [held for run_id in ids if (held := self._held.get(run_id)) and self._let_go(held)]
+            unfinished = list(self._held.values())
+        self._give_back(unfinished)
+
+    def _give_back(self, unwanted: list[Held]) -> None:
+        with self._lock:
+            given_back = [held for held in unwanted if self._let_go(held)]
         for held in given_back:
             self._outcomes.ending(_ending(held.claim, INTERRUPTED))
             self._window.give_back(1)
 
-    def execute(self, run_id: int) -> None:
-        """Run one attempt and hand over its outcome; never raises."""
-        started, thread = time.monotonic(), get_ident()
+    def turn(self) -> None:
+        """Execute one run after the other until none is left for this thread."""
         with self._lock:
-            held = self._held.get(run_id)
-            if held is None:
-                return
-            self._at_work[thread] = held, started
+            self._coming -= 1
         try:
-            self._record(held, self._attempt(held), started)
-        except TimeLimitExceeded as late:
-            # The limit struck after the job had returned: unless its outcome was handed over, it counts as too late.
-            # Should it have been, the second ending finds the attempt ended and changes nothing.
-            self._record(held, self._judge(held.claim, late), started)
-        finally:
+            while (work := self._begin()) is not None:
+                self.execute(work)
+        except BaseException:  # nothing of a job's comes this far; Dramatiq tells it, and the thread is free again
             with self._lock:
-                self._at_work.pop(thread, None)
+                self._at_work.pop(get_ident(), None)
+                self._free_threads += 1
+            raise
 
-    def _record(self, held: Held, ending: Ending, started: float) -> None:
-        self._outcomes.ending(ending)
-        seconds = time.monotonic() - started
+    def _begin(self) -> AtWork | None:
+        """Return the next run in line, now at work in this thread; without one, the thread is free."""
         with self._lock:
-            mine = self._let_go(held)
+            while self._line and not self._interrupted:
+                held = self._line.popleft()
+                if not held.released:
+                    job = self._jobs.get(held.claim.job)
+                    work = AtWork(held, get_ident(), job.time_limit if job else math.inf)
+                    self._at_work[work.thread] = work
+                    return work
+            self._free_threads += 1
+            return None
+
+    def execute(self, work: AtWork) -> None:
+        """Run one attempt in this thread and hand over its outcome; never raises."""
+        try:
+            work.exposed = True
+            ending = self._attempt(work.held)
+            self._cover(work)
+        except TimeLimitExceeded as late:  # it struck when the job had just returned: too late
+            self._cover(work)
+            ending = self._judge(work.held.claim, late)
+        self._record(work, ending)
+
+    def _cover(self, work: AtWork) -> None:
+        """From here on nothing is raised in this thread; what was raised before strikes now, if it did not yet."""
+        with self._lock:
+            work.exposed = False
+        if work.struck:
+            time.sleep(0)  # an error that another thread raised is delivered at a call at the latest
+
+    def _record(self, work: AtWork, ending: Ending) -> None:
+        self._outcomes.ending(ending)
+        seconds = work.seconds
+        with self._lock:
+            self._at_work.pop(work.thread, None)
+            mine = self._let_go(work.held)
         if mine:  # otherwise it was given back while it ran
             self._window.done(seconds)
-            _log(held.claim, ending, seconds)
+            _log(work.held.claim, ending, seconds)
 
     def _let_go(self, held: Held) -> bool:
         """Forget an attempt, never its successor; whether it was still held. Call it with the lock."""
@@ -245,7 +317,7 @@ class Executor:
             raise Snooze(PAUSED_SNOOZE, paused)
 
     def _judge(self, claim: Claim, error: BaseException) -> Ending:
-        known = jobs.names().get(claim.job)
+        known = self._jobs.get(claim.job)
         decision = decide(
             error,
             failures=claim.failures,

@@ -1,10 +1,10 @@
-"""The last resort for a job that does not end.
+"""Time limits, and the last resort for a job that does not end.
 
 A time limit raises an error inside the job's thread, which happens at its next step in Python. A thread that waits in
 a system call (a socket without a timeout, a sleep, a lock of the database) takes no such step: nothing can end it but
-the end of its process. So when an attempt is still at work well after its limit was raised, this process recycles
-itself. It says in one line which job, which run and where it hangs, records that attempt as timed out, which counts,
-puts its other runs back uncounted, and leaves with an exit code of its own; whoever supervises it starts it again.
+the end of its process. So when an attempt is still at work well after its limit, this process recycles itself. It says
+in one line which job, which run and where it hangs, records that attempt as timed out, which counts, puts its other
+runs back uncounted, and leaves with an exit code of its own; whoever supervises it starts it again.
 
 Everything on the way out is bounded. Should Postgres be away just then, the runs are rescued as those of a dead worker.
 """
@@ -62,6 +62,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stopping.wait(EVERY):
+            self._holding.executor.end_late()
             at_work = self._holding.executor.at_work()
             if any(self._hangs(work) for work in at_work):
                 self._recycle([work for work in at_work if work.seconds > work.limit])

@@ -69,7 +69,6 @@ def serve(runtime: Runtime, *, threads: int, queues: list[str], grace: float, ov
     bound = broker.make(runtime, threads=threads, queues=queues)
     if not bound.holding.presence.start(stopping).id:
         return  # asked to stop before Postgres ever answered: nothing is held
-    bound.emit_after("process_boot")  # starts the thread that watches time limits
     worker = dramatiq.Worker(bound, worker_threads=threads, worker_timeout=IDLE_CHECK)
     worker.start()
     watchdog = Watchdog(bound.holding, overtime=overtime)

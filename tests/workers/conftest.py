@@ -16,6 +16,7 @@ from workers import broker, relay, settings
 from workers.broker import LedgerBroker
 from workers.delivery import RedisDelivery
 from workers.runtime import Runtime
+from workers.watchdog import Watchdog
 from workers.worker import IDLE_CHECK
 
 #: A database of Redis that no other test looks at.
@@ -63,12 +64,14 @@ def working(runtime: Runtime) -> Working:
     @contextmanager
     def work(*, threads: int = 2, grace: float = 10.0) -> Iterator[LedgerBroker]:
         bound = broker.make(runtime, threads=threads, queues=[trial_jobs.effect.queue])
-        bound.emit_after("process_boot")
         worker = dramatiq.Worker(bound, worker_threads=threads, worker_timeout=IDLE_CHECK)
         worker.start()
+        watchdog = Watchdog(bound.holding)
+        watchdog.start()
         try:
             yield bound
         finally:
+            watchdog.stop()
             worker.stop(timeout=int(grace * 1000))
 
     return work

@@ -1,6 +1,8 @@
 """The life of an attempt, in a worker as it is served: real threads, a real relay, real databases."""
 
 import time
+from dataclasses import replace
+from threading import get_ident
 
 import pytest
 from sqlalchemy import Engine, text
@@ -23,7 +25,7 @@ from tests.workers.trial_jobs import (
     talkative,
 )
 from workers import executor, ledger
-from workers.executor import Executor
+from workers.executor import AtWork, Executor, Held
 from workers.ledger import Claim, Ending
 from workers.outcomes import Outcomes
 from workers.process import Presence, Running
@@ -322,7 +324,7 @@ def test_a_heartbeat_is_renewed_while_all_threads_are_busy(
 def idle(runtime: Runtime) -> Executor:
     """An executor that nobody has given anything to."""
     outcomes = Outcomes(runtime.machinery)
-    return Executor(runtime, outcomes, Window(4))
+    return Executor(runtime, outcomes, Window(4), threads=4)
 
 
 def claimed(attempt: int) -> Claim:
@@ -350,12 +352,38 @@ def test_the_end_of_an_attempt_that_was_taken_away_leaves_its_successor_alone(id
     former = idle._held[7]
     idle.hold([claimed(2)])
     assert former.stop.interrupted
-    idle._record(former, Ending(7, 1, state="succeeded", outcome="succeeded"), time.monotonic())
+    idle._record(AtWork(former, get_ident(), 60), Ending(7, 1, state="succeeded", outcome="succeeded"))
     assert idle._held[7].claim.attempt == 2
     assert idle._window.held == 3
     idle.put_back()
     assert idle._held == {}
     assert idle._window.held == 2
+
+
+def test_a_time_limit_that_strikes_as_a_job_returns_ends_that_attempt_and_not_the_next(
+    idle: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endings: list[Ending] = []
+    monkeypatch.setattr(idle._outcomes, "ending", endings.append)
+
+    def late(held: Held) -> Ending:
+        if held.claim.run_id == 7:
+            idle.end_late()
+        return Ending(held.claim.run_id, 1, state="succeeded", outcome="succeeded")
+
+    monkeypatch.setattr(idle, "_attempt", late)
+    idle.hold([claimed(1), replace(claimed(1), run_id=8)])
+    idle._at_work[get_ident()] = work = AtWork(idle._held[7], get_ident(), limit=0.0)
+    idle.execute(work)
+    idle.execute(AtWork(idle._held[8], get_ident(), limit=60.0))
+    assert [(ending.run_id, ending.outcome) for ending in endings] == [(7, "timed_out"), (8, "succeeded")]
+
+
+def test_nothing_is_raised_in_a_thread_between_two_attempts(idle: Executor) -> None:
+    idle.hold([claimed(1)])
+    idle._at_work[get_ident()] = work = AtWork(idle._held[7], get_ident(), limit=0.0)
+    idle.end_late()
+    assert not work.struck
 
 
 def test_an_attempt_that_the_ledger_no_longer_counts_as_ours_is_told_to_stop(idle: Executor) -> None:

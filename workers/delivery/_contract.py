@@ -1,10 +1,16 @@
 """What every transport does for us, and how it says that it cannot."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import orjson
+
+from workers import logs
+
+#: What the id of a message of ours looks like: a run's id.
+RUN_ID = re.compile(r"[1-9][0-9]{0,17}")
 
 
 class BrokerAway(Exception):  # noqa: N818 - reads as what it is in a message
@@ -49,8 +55,8 @@ class Delivery(Protocol):
         unless it is forced because the first one evidently got lost.
         """
 
-    def fetch(self, queue: str, most: int) -> tuple[list[bytes], list[bytes]]:
-        """Take up to `most` messages: a receipt for each one taken, and the bodies of those that still have one.
+    def fetch(self, queue: str, most: int) -> tuple[list[bytes], list[int]]:
+        """Take up to `most` messages: a receipt for each one taken, and the runs they stand for, in order.
 
         Receipts are settled by `forget` or `give_back` in the order in which they were fetched.
         """
@@ -93,3 +99,14 @@ def encode(queue: str, job: str, run_id: int) -> bytes:
             "message_timestamp": 0,
         }
     )
+
+
+def run_ids(message_ids: Iterable[str]) -> list[int]:
+    """Return the runs that messages with these ids stand for; one that is none of ours is left out, and told."""
+    found = []
+    for message_id in message_ids:
+        if RUN_ID.fullmatch(message_id):
+            found.append(int(message_id))
+        else:
+            logs.get().error("a message that is none of ours was dropped", id=message_id[:100])
+    return found

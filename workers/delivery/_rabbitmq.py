@@ -21,7 +21,7 @@ from pika.channel import Channel
 from pika.exceptions import AMQPError
 
 from workers.address import Address
-from workers.delivery._contract import BrokerAway, Queued, encode
+from workers.delivery._contract import BrokerAway, Queued, encode, run_ids
 from workers.delivery._line import NAME, PATIENCE, Line
 
 SCHEMES = ("amqp", "amqps")
@@ -63,11 +63,11 @@ class RabbitDelivery:
             outlet = self._outlet = self._outlet or _Outlet(line)
             return outlet.push(by_queue)
 
-    def fetch(self, queue: str, most: int) -> tuple[list[bytes], list[bytes]]:
-        """Take up to `most` messages: their receipts and bodies."""
+    def fetch(self, queue: str, most: int) -> tuple[list[bytes], list[int]]:
+        """Take up to `most` messages: their receipts, and the runs they stand for."""
         with self._connected() as line:
             taken = self._intake(line, queue).fetch(most)
-        return [b"%d" % tag for tag, _ in taken], [body for _, body in taken]
+        return [b"%d" % tag for tag, _ in taken], run_ids(message_id for _, message_id in taken)
 
     def forget(self, queue: str, receipts: Sequence[bytes]) -> None:
         """Acknowledge messages: Postgres knows about them now."""
@@ -197,13 +197,13 @@ class _Intake:
         self._line = line
         self._queue = PREFIX + queue
         self.channel = line.channel()
-        self._arrived: deque[tuple[int, bytes]] = deque()
+        self._arrived: deque[tuple[int, str]] = deque()
         self._consumer = ""
         #: Messages that we may hold, with those that have arrived already; none while there is no consumer.
         self._open_for = 0
         _declare(line, self.channel, queue)
 
-    def fetch(self, most: int) -> list[tuple[int, bytes]]:
+    def fetch(self, most: int) -> list[tuple[int, str]]:
         if len(self._arrived) < most:
             self._open(most)
             self._drain(most)
@@ -243,9 +243,9 @@ class _Intake:
             self._open_for = 0
             self._line.ask(self.channel.basic_cancel, self._consumer)
 
-    def _take(self, channel: object, method: Any, properties: object, body: bytes) -> None:
-        del channel, properties
-        self._arrived.append((method.delivery_tag, body))
+    def _take(self, channel: object, method: Any, properties: Any, body: bytes) -> None:
+        del channel, body
+        self._arrived.append((method.delivery_tag, properties.message_id or ""))
 
 
 def _declare(line: Line, channel: Channel, queue: str) -> int:

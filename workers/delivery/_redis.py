@@ -16,7 +16,7 @@ from typing import Any, Self, cast
 import redis
 
 from workers import redis_servers
-from workers.delivery._contract import BrokerAway, Queued, encode
+from workers.delivery._contract import BrokerAway, Queued, encode, run_ids
 
 #: Hash-tagged, so that all keys live on one node of a cluster.
 NAMESPACE = "{headrace}"
@@ -39,13 +39,6 @@ end
 local tokens = math.min(pushed, tonumber(ARGV[1]) - redis.call('llen', wake))
 for _ = 1, tokens do redis.call('rpush', wake, '1') end
 return pushed
-"""
-
-FETCH = """
-local ids, messages = KEYS[1], KEYS[2]
-local found = redis.call('lpop', ids, ARGV[1])
-if not found then return {} end
-return {found, redis.call('hmget', messages, unpack(found))}
 """
 
 
@@ -76,10 +69,6 @@ class RedisDelivery:
     def _push(self) -> Callable[..., Any]:
         return self._client.register_script(PUSH)
 
-    @cached_property
-    def _fetch(self) -> Callable[..., Any]:
-        return self._client.register_script(FETCH)
-
     def push(self, messages: Iterable[tuple[str, str, int, bool]]) -> int:
         """Push runs; return how many were new to the broker."""
         by_queue: dict[str, list[bytes | str | int]] = defaultdict(list)
@@ -94,14 +83,11 @@ class RedisDelivery:
         chunks = (words[i : i + step] for i in range(0, len(words), step))
         return sum(cast("int", self._push(keys=keys, args=[MOST_TOKENS, *chunk])) for chunk in chunks)
 
-    def fetch(self, queue: str, most: int) -> tuple[list[bytes], list[bytes]]:
-        """Take up to `most` messages: the ids taken, and the bodies of those that still have one."""
+    def fetch(self, queue: str, most: int) -> tuple[list[bytes], list[int]]:
+        """Take up to `most` messages: the ids taken, and the runs they stand for."""
         with self._answering():
-            found = cast("list[list[bytes]]", self._fetch(keys=[_ids(queue), _messages(queue)], args=[most]))
-        if not found:
-            return [], []
-        ids, bodies = found
-        return ids, [body for body in bodies if body]
+            ids = cast("list[bytes] | None", self._client.lpop(_ids(queue), most)) or []
+        return ids, run_ids(run_id.decode(errors="replace") for run_id in ids)
 
     def forget(self, queue: str, receipts: Sequence[bytes]) -> None:
         """Acknowledge messages: Postgres knows about them now."""
