@@ -19,13 +19,11 @@ from sqlalchemy import Engine, text
 from models import migrations
 from sandbox.services import Services
 from tests.workers import rows
-from workers.cli.app import answer
+from tests.workers.asking import OURS, asked
 
 HEADRACE = Path(sys.executable).parent / "headrace"
 #: An address where nobody answers: the port is reserved and never served.
 NOBODY = "127.0.0.1:1"
-#: Words of what is configured in some shell around the tests and must not reach them.
-OURS = re.compile(r"(DATABASE|REDIS|BROKER|ELASTICSEARCH|WAREHOUSE|STRIPE)_")
 
 
 class Cli(Protocol):
@@ -58,18 +56,11 @@ def cli(environment: dict[str, str]) -> Cli:
 
 
 @pytest.fixture
-def ask(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
-    """The command line inside this process: quick enough to ask many questions."""
+def ask(environment: dict[str, str]) -> Cli:
+    """The command line inside this process."""
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        for name in [name for name in os.environ if OURS.match(name)]:
-            monkeypatch.delenv(name)
-        for name, value in (environment | variables).items():
-            if value:
-                monkeypatch.setenv(name, value)
-        code = answer(list(arguments))
-        written = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, code, written.out, written.err)
+        return asked(environment | variables, *arguments)
 
     return run
 

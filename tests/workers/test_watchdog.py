@@ -34,29 +34,27 @@ def until_running(engine: Engine, *run_ids: int, said: str) -> None:
     rows.until(lambda: {rows.state(engine, run_id) for run_id in run_ids} == {"running"}, 60, why=said)
 
 
-@pytest.mark.parametrize("how", BLOCKED)
-def test_a_job_that_does_not_end_is_recorded_as_timed_out_and_takes_its_process_with_it(
-    engine: Engine, members: Members, how: str
+def test_jobs_that_do_not_end_are_recorded_as_timed_out_and_take_their_process_with_them(
+    engine: Engine, members: Members
 ) -> None:
     with engine.begin() as connection:
-        blocked, beside = overdue.enqueue(connection, how=how), patient.enqueue(connection, checks=100_000)
-    worker = members.start(WORKER, "--overtime", "1", "--threads", "2")
+        blocked = [overdue.enqueue(connection, how=how) for how in BLOCKED]
+        beside = patient.enqueue(connection, checks=100_000)
+    worker = members.start(WORKER, "--overtime", "5", "--threads", str(len(BLOCKED) + 1))
     rows.until(lambda: not worker.running, 60, why=worker.said())
     assert worker._process.returncode == RECYCLED
-    (attempt,) = rows.attempts(engine, blocked)
-    assert (attempt.outcome, rows.run_row(engine, blocked).failures) == ("timed_out", 1)
-    sentence = (
-        "took longer than its time limit of 0.3 s, and nothing could interrupt it: its worker process was recycled"
-    )
-    assert (attempt.error, rows.run_row(engine, blocked).error) == (sentence, sentence)
-    assert "in _block" in attempt.traceback
+    for run_id in blocked:
+        (attempt,) = rows.attempts(engine, run_id)
+        assert (attempt.outcome, rows.run_row(engine, run_id).failures) == ("timed_out", 1)
+        assert (attempt.error, rows.run_row(engine, run_id).error) == (SENTENCE, SENTENCE)
+        assert "in _block" in attempt.traceback
     assert rows.outcomes(engine, beside) == ["shutdown"]
     assert (rows.run_row(engine, beside).failures, rows.run_row(engine, beside).deaths) == (0, 0)
     assert rows.one(engine, "SELECT count(*) FROM processes WHERE kind = 'worker' AND stopped_at IS NULL") == 0
-    (line,) = [line for line in worker.said().splitlines() if "this worker process is recycled" in line]
-    assert overdue.name in line
-    assert f'"run": {blocked}' in line
-    assert "in _block" in line
+    lines = [line for line in worker.said().splitlines() if "this worker process is recycled" in line]
+    assert len(lines) == len(blocked)
+    assert all(overdue.name in line and "in _block" in line for line in lines)
+    assert all(any(f'"run": {run_id}' in line for line in lines) for run_id in blocked)
 
 
 def test_a_job_that_never_ends_is_dead_once_its_allowance_of_processes_is_used_up(
@@ -83,16 +81,14 @@ def test_a_job_that_ends_late_but_within_the_overtime_leaves_its_worker_alone(en
     assert "recycled" not in worker.said()
 
 
-@pytest.mark.parametrize("how", BLOCKED)
-def test_a_stop_leaves_without_the_jobs_that_do_not_end_and_puts_them_back(
-    engine: Engine, members: Members, how: str
-) -> None:
+def test_a_stop_leaves_without_the_jobs_that_do_not_end_and_puts_them_back(engine: Engine, members: Members) -> None:
     with engine.begin() as connection:
-        run_id = deaf.enqueue(connection, how=how)
-    worker = members.start(WORKER, "--grace", "0.5")
-    until_running(engine, run_id, said=worker.said())
+        ids = [deaf.enqueue(connection, how=how) for how in BLOCKED]
+    worker = members.start(WORKER, "--grace", "0.5", "--threads", str(len(BLOCKED)))
+    until_running(engine, *ids, said=worker.said())
     worker._process.send_signal(signal.SIGTERM)
     assert worker._process.wait(60) == 0, worker.said()
-    row = rows.run_row(engine, run_id)
-    assert (row.state in {"waiting", "queued"}, row.failures, row.checkpoint) == (True, 0, None)
-    assert rows.outcomes(engine, run_id) == ["shutdown"]
+    for run_id in ids:
+        row = rows.run_row(engine, run_id)
+        assert (row.state in {"waiting", "queued"}, row.failures, row.checkpoint) == (True, 0, None)
+        assert rows.outcomes(engine, run_id) == ["shutdown"]
