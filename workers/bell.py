@@ -38,14 +38,14 @@ class Bell:
         with _answering():
             self._ring(keys=[_KEY], args=[MOST_RINGS])
 
-    def wait(self, seconds: float) -> None:
-        """Return when somebody rang, or after the given time.
+    def wait(self, seconds: float) -> bool:
+        """Return when somebody rang, or after the given time; whether somebody did.
 
         Raises:
             BrokerAway: Redis is away.
         """
         with _answering():
-            self._client.blpop([_KEY], timeout=seconds)
+            return self._client.blpop([_KEY], timeout=seconds) is not None
 
 
 @contextmanager

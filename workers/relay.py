@@ -30,8 +30,9 @@ from workers.runtime import Runtime
 
 #: Runs of one queue pushed in one transaction.
 BATCH = 1_000
-#: Seconds between two looks when nothing was due, between two rescues, and after something was away.
-IDLE = 0.05
+#: Seconds between two looks when nothing was due; they grow up to the second number while nothing ever is.
+IDLE, LONGEST_IDLE = 0.05, 0.2
+#: Seconds between two rescues, and after something was away.
 RESCUE_EVERY = 2.0
 PAUSE = 1.0
 
@@ -131,6 +132,7 @@ def serve(runtime: Runtime, stopping: Event) -> None:
     relay = Relay(runtime.machinery, delivery)
     bell = Bell(runtime.redis)
     rescue_at = time.monotonic()
+    idle = IDLE
     known = False
     while not stopping.is_set():
         try:
@@ -141,8 +143,8 @@ def serve(runtime: Runtime, stopping: Event) -> None:
                 relay.rescue()
                 redrive.advance(runtime.machinery)
                 rescue_at = time.monotonic() + RESCUE_EVERY
-            if not relay.push():
-                bell.wait(IDLE)
+            found = relay.push() > 0 or bell.wait(idle)
+            idle = IDLE if found else min(LONGEST_IDLE, 1.2 * idle)
         except (BrokerAway, SQLAlchemyError) as error:
             away = error.broker if isinstance(error, BrokerAway) else "Postgres"
             logs.get().warning("the relay waits", away=away, reason=str(error).splitlines()[0])

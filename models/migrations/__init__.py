@@ -1,18 +1,23 @@
-"""The history of the tables: one revision per change, expand first, contract later."""
+"""The history of the tables: one revision per change, expand first, contract later.
+
+Alembic is imported when it is first needed: most commands never ask, and would wait for it.
+"""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 #: Number of the advisory lock that migrations take; any constant works, it only has to be ours.
 LOCK = 8_316_402_117
 
 
-def _config(connection: Connection | None = None) -> Config:
+def _config(connection: Connection | None = None) -> "Config":
+    from alembic.config import Config  # noqa: PLC0415
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["connection"] = connection
@@ -24,6 +29,8 @@ def upgrade(connection: Connection) -> tuple[str | None, str | None]:
 
     Any number of releases may start at once: the lock lets one migrate, and the others find nothing left to do.
     """
+    from alembic import command  # noqa: PLC0415
+
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK})
     before = current(connection)
     command.upgrade(_config(connection), "head")
@@ -32,9 +39,13 @@ def upgrade(connection: Connection) -> tuple[str | None, str | None]:
 
 def newest() -> str:
     """Return the revision the code needs."""
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 
 def current(connection: Connection) -> str | None:
     """Return the revision the database has, or None when it has none."""
+    from alembic.runtime.migration import MigrationContext  # noqa: PLC0415
+
     return MigrationContext.configure(connection).get_current_revision()
