@@ -16,6 +16,7 @@ Files with a leading underscore are machinery; every other file of this folder i
 from jobs._arguments import BadArguments, RowId
 from jobs._batch import Batch, batch
 from jobs._checkpoint import BadCheckpoint
+from jobs._chunk import Chunk, Member, chunk_job
 from jobs._context import Context
 from jobs._enqueue import WRITTEN, Written
 from jobs._job import Job, Priority, UnknownJob, all_jobs, find, handler_of, job, load, names, renamed
@@ -32,9 +33,11 @@ __all__ = [
     "BadRule",
     "Batch",
     "Cancel",
+    "Chunk",
     "Context",
     "Interrupted",
     "Job",
+    "Member",
     "Priority",
     "RowId",
     "Rule",
@@ -44,6 +47,7 @@ __all__ = [
     "Written",
     "all_jobs",
     "batch",
+    "chunk_job",
     "cron",
     "every",
     "find",

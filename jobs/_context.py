@@ -16,7 +16,7 @@ A job of many steps goes on where its last attempt stopped. The place is saved i
         context.checkpoint(session, {"page": page + 1})
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -70,6 +70,8 @@ class Context:
     integration: Callable[[type[Integration]], Integration]
     reporter: Reporter
     stop: Stop = field(default_factory=Stop)
+    #: Those of the other runs of a chunk, which stops once all of them should.
+    other_stops: Sequence[Stop] = ()
     #: The last checkpoint of an earlier attempt, empty when there is none: also after a rescue, a shutdown or a snooze.
     resume_from: Mapping[str, Any] = field(default_factory=dict)
     _lines: int = 0
@@ -124,7 +126,8 @@ class Context:
             Cancel: An operator cancelled the run.
             Interrupted: The process is stopping.
         """
-        if self.stop.cancelled:
+        stops = (self.stop, *self.other_stops)
+        if all(stop.cancelled for stop in stops):
             raise Cancel("cancelled by an operator while it ran")
-        if self.stop.interrupted:
+        if all(stop.interrupted for stop in stops):
             raise Interrupted("the worker is stopping")

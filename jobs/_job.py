@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from difflib import get_close_matches
 from enum import IntEnum
-from typing import Any, Concatenate, Generic, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
 
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
@@ -26,6 +26,9 @@ from jobs._lifetime import FOR_EVER, Lifetime
 from jobs._policy import NO_BACKOFFS, Backoff, Backoffs, is_retried
 from jobs._schedule import BadRule, Rule
 from jobs._unique import Unique
+
+if TYPE_CHECKING:
+    from jobs._chunk import Chunk
 
 P = ParamSpec("P")
 Result = dict[str, Any] | None
@@ -79,6 +82,8 @@ class Job(Generic[P]):
     lifetime: Lifetime = FOR_EVER
     #: Names it had before: runs, schedules and lookups under them are its own.
     formerly: tuple[str, ...] = ()
+    #: How it takes many runs at once; `function` takes one.
+    chunk: "Chunk[Any] | None" = None
     #: Options of one enqueue, set by `options`.
     due_at: datetime | None = None
     unique_key: str | None = None
@@ -278,9 +283,15 @@ def job(
         )
         for check in (_check_names, _check_sharing, _check_timing):
             check(recorded)
-        return _registry.setdefault(recorded.name, recorded)
+        return enroll(recorded)
 
     return record
+
+
+def enroll(job: Job[P]) -> Job[P]:
+    """Keep a job under its name."""
+    _registry[job.name] = job
+    return job
 
 
 def _check_sharing(job: Job[Any]) -> None:

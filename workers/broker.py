@@ -56,7 +56,9 @@ class Holding:
         self.window = Window(threads)
         self._bell = Bell(runtime.redis)
         self.outcomes = Outcomes(runtime.machinery, self._ring)
-        self.executor = Executor(runtime, self.outcomes, self.window, threads=threads)
+        self.executor = Executor(
+            runtime, self.outcomes, self.window, threads=threads, process_id=lambda: self.presence.id
+        )
         self.presence = Presence(
             runtime.machinery,
             "worker",

@@ -1,7 +1,7 @@
 """The life of one attempt, from the claim to its outcome.
 
     turn             one thread takes runs from the line until there are none
-      ├─ begun       the next run in line, in the order in which they were claimed
+      ├─ begun       the next run in line, in the order in which they were claimed; with a chunk's job, others beside it
       ├─ prepared    its job, its context, the stop switches that other threads may turn
       ├─ performed   the job's function; whatever it raises is caught, also a time limit
       ├─ judged      the policy decides: succeeded, again, dead, cancelled
@@ -16,24 +16,25 @@ back.
 
 import math
 import time
-import traceback
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from random import Random
 from threading import Lock, get_ident
 from typing import Any
 
 from dramatiq.middleware import TimeLimitExceeded, raise_thread_exception
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 import jobs
-from jobs import Context, Job, Snooze
+from jobs import Chunk, Context, Job, Member, Snooze
 from jobs._context import Stop
-from jobs._policy import DONE, INTERRUPTED, Decision, decide
+from jobs._policy import DONE, INTERRUPTED, decide
 from models import Outcome, State
 from workers import ledger, logs
+from workers.endings import ending
+from workers.held import AtWork, Held
 from workers.ledger import Claim, Ending
 from workers.outcomes import Outcomes
 from workers.process import Running
@@ -55,49 +56,6 @@ NEVER_ARRIVED = Ending(
 )
 
 
-@dataclass
-class Held:
-    """A run in this process's hands."""
-
-    claim: Claim
-    stop: Stop
-    #: Its room in the window was returned; each held attempt returns it once.
-    released: bool = False
-    #: When it was taken over, by this process's monotonic clock.
-    since: float = field(default_factory=time.monotonic)
-
-
-@dataclass
-class AtWork:
-    """An attempt that a thread is executing."""
-
-    held: Held
-    thread: int
-    #: Seconds it may take.
-    limit: float
-    began: float = field(default_factory=time.monotonic)
-    #: Its job is at work: an error raised in its thread would strike it, and nothing of ours.
-    exposed: bool = False
-    #: That error was raised.
-    struck: bool = False
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.began
-
-    @property
-    def run_id(self) -> int:
-        return self.held.claim.run_id
-
-    @property
-    def job(self) -> str:
-        return self.held.claim.job
-
-    @property
-    def attempt(self) -> int:
-        return self.held.claim.attempt
-
-
 class Executor:
     """Executes claimed runs.
 
@@ -106,9 +64,13 @@ class Executor:
         outcomes: Where endings, log lines and progress go.
         window: The allowance of runs this process may hold.
         threads: Runs to execute at the same time.
+        process_id: Returns who claims what a chunk takes along.
     """
 
-    def __init__(self, runtime: Runtime, outcomes: Outcomes, window: Window, *, threads: int) -> None:
+    def __init__(
+        self, runtime: Runtime, outcomes: Outcomes, window: Window, *, threads: int, process_id: Callable[[], int]
+    ) -> None:
+        self._process_id = process_id
         self._runtime = runtime
         self._outcomes = outcomes
         self._window = window
@@ -145,21 +107,26 @@ class Executor:
 
     def give_up(self, work: AtWork, stack: str) -> None:
         """Record an attempt that cannot be ended as timed out, although its thread goes on."""
-        with self._lock:
-            mine = self._let_go(work.held)
-        if mine:
-            ending = self._judge(work.held.claim, TimeLimitExceeded())
-            error = f"{ending.error}, and nothing could interrupt it: its worker process was recycled"
-            self._outcomes.ending(replace(ending, error=error, traceback=stack))
+        for held in work.held:
+            with self._lock:
+                mine = self._let_go(held)
+            if mine:
+                late = self._judge(held.claim, TimeLimitExceeded())
+                error = f"{late.error}, and nothing could interrupt it: its worker process was recycled"
+                self._outcomes.ending(replace(late, error=error, traceback=stack))
 
     def hold(self, claims: Iterable[Claim]) -> None:
         """Take over runs that were just claimed, in the order in which they are to begin."""
         with self._lock:
             for claim in claims:
-                if former := self._held.get(claim.run_id):
-                    former.stop.interrupted = True  # taken from us while we were thought dead: it works for nothing
-                held = self._held[claim.run_id] = Held(claim, Stop(interrupted=self._interrupted))
-                self._line.append(held)
+                self._line.append(self._take_over(claim))
+
+    def _take_over(self, claim: Claim) -> Held:
+        """Hold a claim; call it with the lock."""
+        if former := self._held.get(claim.run_id):
+            former.stop.interrupted = True  # taken from us while we were thought dead: it works for nothing
+        held = self._held[claim.run_id] = Held(claim, Stop(interrupted=self._interrupted))
+        return held
 
     def wants_thread(self) -> bool:
         """Whether a run has no thread and one is free, which is then expected to come for a turn."""
@@ -206,7 +173,7 @@ class Executor:
             self._interrupted = True
             for held in self._held.values():
                 held.stop.interrupted = True
-            begun = {id(work.held) for work in self._at_work.values()}
+            begun = {id(held) for work in self._at_work.values() for held in work.held}
             waiting = [held for held in self._held.values() if id(held) not in begun]
         self._give_back(waiting)
 
@@ -220,7 +187,7 @@ class Executor:
         with self._lock:
             given_back = [held for held in unwanted if self._let_go(held)]
         for held in given_back:
-            self._outcomes.ending(_ending(held.claim, INTERRUPTED))
+            self._outcomes.ending(ending(held.claim, INTERRUPTED))
             self._window.give_back(1)
 
     def turn(self) -> None:
@@ -239,26 +206,56 @@ class Executor:
     def _begin(self) -> AtWork | None:
         """Return the next run in line, now at work in this thread; without one, the thread is free."""
         with self._lock:
-            while self._line and not self._interrupted:
-                held = self._line.popleft()
-                if not held.released:
-                    job = self._jobs.get(held.claim.job)
-                    work = AtWork(held, get_ident(), job.time_limit if job else math.inf)
-                    self._at_work[work.thread] = work
-                    return work
-            self._free_threads += 1
-            return None
+            held = self._next()
+            if held is None:
+                self._free_threads += 1
+                return None
+            job = self._jobs.get(held.claim.job)
+            work = self._at_work[get_ident()] = AtWork([held], get_ident(), job.time_limit if job else math.inf)
+        if job is not None and job.chunk is not None:
+            self._take_along(work, job, job.chunk.most - 1)
+        return work
+
+    def _next(self, names: Collection[str] = ()) -> Held | None:
+        """Take the next run out of the line, if it is one of these jobs; call it with the lock."""
+        while self._line and not self._interrupted:
+            held = self._line[0]
+            if not held.released and names and held.claim.job not in names:
+                return None
+            self._line.popleft()
+            if not held.released:
+                return held
+        return None
+
+    def _take_along(self, work: AtWork, job: Job[Any], most: int) -> None:
+        """Add runs of the same job to a chunk: those next in line, then those that are due and held by nobody."""
+        names = {job.name, *job.formerly}
+        with self._lock:
+            while len(work.held) <= most and (held := self._next(names)):
+                work.held.append(held)
+        room = most + 1 - len(work.held)
+        if not room or self._interrupted:
+            return
+        try:
+            with self._runtime.machinery.begin() as connection:
+                queue = work.held[0].claim.queue
+                beside = ledger.claim_beside(connection, queue, sorted(names), self._process_id(), room)
+        except SQLAlchemyError:
+            return  # the chunk is smaller; should that have been committed, the next heartbeats give it back
+        self._window.add(len(beside))
+        with self._lock:
+            work.held += [self._take_over(claim) for claim in beside]
 
     def execute(self, work: AtWork) -> None:
-        """Run one attempt in this thread and hand over its outcome; never raises."""
+        """Run one attempt in this thread, or those of a chunk, and hand over the outcome; never raises."""
         try:
             work.exposed = True
-            ending = self._attempt(work.held)
+            endings = self._attempt(work.held)
             self._cover(work)
         except TimeLimitExceeded as late:  # it struck when the job had just returned: too late
             self._cover(work)
-            ending = self._judge(work.held.claim, late)
-        self._record(work, ending)
+            endings = [self._judge(held.claim, late) for held in work.held]
+        self._record(work, endings)
 
     def _cover(self, work: AtWork) -> None:
         """From here on nothing is raised in this thread; what was raised before strikes now, if it did not yet."""
@@ -267,15 +264,17 @@ class Executor:
         if work.struck:
             time.sleep(0)  # an error that another thread raised is delivered at a call at the latest
 
-    def _record(self, work: AtWork, ending: Ending) -> None:
-        self._outcomes.ending(ending)
+    def _record(self, work: AtWork, endings: Sequence[Ending]) -> None:
+        for each in endings:
+            self._outcomes.ending(each)
         seconds = work.seconds
         with self._lock:
             self._at_work.pop(work.thread, None)
-            mine = self._let_go(work.held)
-        if mine:  # otherwise it was given back while it ran
-            self._window.done(seconds)
-            _log(work.held.claim, ending, seconds)
+            mine = [self._let_go(held) for held in work.held]
+        for held, each, ours in zip(work.held, endings, mine, strict=True):
+            if ours:  # otherwise it was given back while it ran
+                self._window.done(seconds / len(endings))
+                _log(held.claim, each, seconds)
 
     def _let_go(self, held: Held) -> bool:
         """Forget an attempt, never its successor; whether it was still held. Call it with the lock."""
@@ -284,27 +283,46 @@ class Executor:
         held.released, before = True, held.released
         return not before
 
-    def _attempt(self, held: Held) -> Ending:
-        claim = held.claim
+    def _attempt(self, held: list[Held]) -> list[Ending]:
+        claim = held[0].claim
         try:
             job = jobs.find(claim.job)
             self._check_upstreams(job)
-            result = job.run(self._context(held, job), claim.args)
-            return _ending(claim, DONE, result=ledger.small(result))
+            if job.chunk is not None:
+                return self._attempt_chunk(held, job, job.chunk)
+            result = job.run(self._context(claim, job, held[0].stop), claim.args)
+            return [ending(claim, DONE, result=ledger.small(result))]
         except BaseException as error:  # noqa: BLE001 - whatever it is, also `sys.exit`, becomes the outcome
-            return self._judge(claim, error)
+            return [self._judge(each.claim, error) for each in held]
 
-    def _context(self, held: Held, job: Job[Any]) -> Context:
+    def _attempt_chunk(self, held: list[Held], job: Job[Any], chunk: Chunk[Any]) -> list[Ending]:
+        claims = [each.claim for each in held]
+        members = [chunk.member(job, c.run_id, c.attempt, c.args, h.stop) for c, h in zip(claims, held, strict=True)]
+        able = [member for member in members if not member.settled]
+        common: BaseException | None = None
+        try:
+            if able:
+                chunk.function(self._context(claims[0], job, *(each.stop for each in held)), able)
+        except BaseException as error:  # noqa: BLE001 - what it is becomes the outcome of all that were not settled
+            common = error
+        return [self._end_member(claim, member, common) for claim, member in zip(claims, members, strict=True)]
+
+    def _end_member(self, claim: Claim, member: Member[Any], common: BaseException | None) -> Ending:
+        error = member.error if member.settled else common
+        return self._judge(claim, error) if error else ending(claim, DONE, result=ledger.small(member.result))
+
+    def _context(self, claim: Claim, job: Job[Any], stop: Stop, *other_stops: Stop) -> Context:
         return Context(
-            run_id=held.claim.run_id,
-            attempt=held.claim.attempt,
+            run_id=claim.run_id,
+            attempt=claim.attempt,
             job=job.name,
-            slot_at=held.claim.slot_at,
+            slot_at=claim.slot_at,
             sessions=self._runtime.sessions,
             integration=self._runtime.use,
             reporter=self._outcomes,
-            stop=held.stop,
-            resume_from=held.claim.checkpoint or {},
+            stop=stop,
+            other_stops=other_stops,
+            resume_from=claim.checkpoint or {},
         )
 
     def _check_upstreams(self, job: Job[Any]) -> None:
@@ -327,7 +345,7 @@ class Executor:
             random=self._random,
             timed_out=isinstance(error, TimeLimitExceeded),
         )
-        return _ending(claim, decision, error=error, limit=known.time_limit if known else 0)
+        return ending(claim, decision, error=error, limit=known.time_limit if known else 0)
 
 
 def _paused(connection: Connection, names: list[str]) -> str | None:
@@ -335,49 +353,6 @@ def _paused(connection: Connection, names: list[str]) -> str | None:
     if row is None:
         return None
     return f"upstream {row.name} is paused by {row.paused_by}: {row.reason or 'no reason given'}"
-
-
-def _ending(
-    claim: Claim,
-    decision: Decision,
-    *,
-    result: dict[str, Any] | None = None,
-    error: BaseException | None = None,
-    limit: float = 0,
-) -> Ending:
-    message = decision.reason
-    if isinstance(error, TimeLimitExceeded):
-        message = f"took longer than its time limit of {limit:g} s"
-    elif error is not None:
-        message = describe(error)
-    return Ending(
-        run_id=claim.run_id,
-        attempt=claim.attempt,
-        state=decision.state,
-        outcome=decision.outcome,
-        delay=decision.delay,
-        counts=decision.counts,
-        error=message,
-        error_class=type(error).__name__ if error is not None else None,
-        traceback=_trace(error) if error is not None and decision.counts else None,
-        result=result,
-        limited=claim.key is not None or claim.followed,
-    )
-
-
-def describe(error: BaseException) -> str:
-    """Return an error as one redacted message, also when the error cannot be printed."""
-    try:
-        # A refused statement is told by what Postgres said of it; the statement itself is in the traceback.
-        message = str(error.orig if isinstance(error, DBAPIError) and error.orig else error)
-    except Exception:  # noqa: BLE001 - an error whose message raises is still an error
-        message = "its message could not be read"
-    return ledger.cut(logs.redact_text(message or type(error).__name__))
-
-
-def _trace(error: BaseException) -> str:
-    lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-30)
-    return ledger.cut(logs.redact_text("".join(lines)), ledger.TRACEBACK_LIMIT)
 
 
 def _log(claim: Claim, ending: Ending, seconds: float) -> None:

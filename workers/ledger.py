@@ -54,8 +54,29 @@ CLAIM = text("""
         unique_key = CASE WHEN r.unique_while IN ('unfinished', 'window') THEN r.unique_key END,
         progress = NULL, result = NULL, error = NULL
     FROM allowed a WHERE r.id = a.id
-    RETURNING r.id, r.job, r.args, r.attempt, r.failures, r.max_attempts, r.slot_at, r.key, r.checkpoint, r.followed
+    RETURNING r.id, r.job, r.queue, r.args, r.attempt, r.failures, r.max_attempts, r.slot_at, r.key, r.checkpoint,
+        r.followed
 """)
+
+# What a chunk may take along: due runs of one job, those on the broker first, whose messages then find them taken. The
+# look at waiting ones is bounded, because others' runs may stand before them in the queue.
+BESIDE = text("""
+    WITH near AS (
+        (SELECT id, job, 0 AS level FROM runs WHERE state = 'queued' AND queue = :queue AND key IS NULL
+         ORDER BY queued_at LIMIT :look)
+        UNION ALL
+        SELECT oldest.id, oldest.job, level FROM generate_series(0, 3) AS level CROSS JOIN LATERAL (
+            SELECT id, job FROM runs
+            WHERE state = 'waiting' AND key IS NULL AND queue = :queue AND priority = level AND due_at <= now()
+            ORDER BY due_at, id LIMIT :look
+        ) AS oldest
+    )
+    SELECT r.id FROM near JOIN runs r USING (id)
+    WHERE near.job = ANY(:names) AND r.state IN ('waiting', 'queued')
+    ORDER BY near.level, r.due_at, r.id LIMIT :most FOR UPDATE OF r SKIP LOCKED
+""")
+#: Runs of a queue that a chunk looks at to find its like.
+LOOK = 1_000
 
 # A retry that would be due after the run's deadline is the end, whether it follows a failure or a snooze.
 LATE = "coalesce(e.state = 'waiting' AND now() + e.delay * interval '1 second' >= r.deadline_at, false)"
@@ -138,6 +159,7 @@ class Claim:
 
     run_id: int
     job: str
+    queue: str
     args: dict[str, Any]
     attempt: int
     failures: int
@@ -192,6 +214,21 @@ def claim(connection: Connection, ids: Sequence[int], process_id: int, jobs: Seq
     """
     rows = connection.execute(CLAIM, {"ids": list(ids), "process_id": process_id, "jobs": list(jobs)})
     return [Claim(*row) for row in rows]
+
+
+def claim_beside(connection: Connection, queue: str, names: Sequence[str], process_id: int, most: int) -> list[Claim]:
+    """Take due runs of one job that nobody holds, for a chunk.
+
+    Args:
+        connection: The claims hold once its transaction commits.
+        queue: The queue of the chunk's first run.
+        names: What the job is and was called.
+        process_id: Who takes them.
+        most: How many.
+    """
+    found = connection.execute(BESIDE, {"queue": queue, "names": list(names), "most": most, "look": LOOK}).scalars()
+    ids = [int(run_id) for run_id in found]
+    return claim(connection, ids, process_id, names) if ids else []
 
 
 def finish(connection: Connection, endings: Iterable[Ending]) -> int:

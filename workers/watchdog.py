@@ -19,7 +19,8 @@ from types import FrameType
 
 from workers import ledger, logs
 from workers.broker import LAST_WORDS, Holding
-from workers.executor import AtWork, Executor
+from workers.executor import Executor
+from workers.held import AtWork
 
 #: Exit code of a process that recycled itself: "try again", as BSD calls it.
 RECYCLED = 75

@@ -46,6 +46,11 @@ class Window:
             self._held += room
             return room
 
+    def add(self, runs: int) -> None:
+        """Say that more runs are held, although there may be no room for them."""
+        with self._changed:
+            self._held += runs
+
     def close(self) -> None:
         """Allow nothing more: the process is stopping."""
         with self._changed:

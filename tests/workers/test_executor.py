@@ -25,7 +25,8 @@ from tests.workers.trial_jobs import (
     talkative,
 )
 from workers import executor, ledger
-from workers.executor import AtWork, Executor, Held
+from workers.executor import Executor
+from workers.held import AtWork, Held
 from workers.ledger import Claim, Ending
 from workers.outcomes import Outcomes
 from workers.process import Presence, Running
@@ -324,11 +325,11 @@ def test_a_heartbeat_is_renewed_while_all_threads_are_busy(
 def idle(runtime: Runtime) -> Executor:
     """An executor that nobody has given anything to."""
     outcomes = Outcomes(runtime.machinery)
-    return Executor(runtime, outcomes, Window(4), threads=4)
+    return Executor(runtime, outcomes, Window(4), threads=4, process_id=lambda: 1)
 
 
 def claimed(attempt: int) -> Claim:
-    return Claim(7, effect.name, {"key": "a"}, attempt, failures=0, max_attempts=3, slot_at=None)
+    return Claim(7, effect.name, effect.queue, {"key": "a"}, attempt, failures=0, max_attempts=3, slot_at=None)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +353,7 @@ def test_the_end_of_an_attempt_that_was_taken_away_leaves_its_successor_alone(id
     former = idle._held[7]
     idle.hold([claimed(2)])
     assert former.stop.interrupted
-    idle._record(AtWork(former, get_ident(), 60), Ending(7, 1, state="succeeded", outcome="succeeded"))
+    idle._record(AtWork([former], get_ident(), 60), [Ending(7, 1, state="succeeded", outcome="succeeded")])
     assert idle._held[7].claim.attempt == 2
     assert idle._window.held == 3
     idle.put_back()
@@ -366,22 +367,22 @@ def test_a_time_limit_that_strikes_as_a_job_returns_ends_that_attempt_and_not_th
     endings: list[Ending] = []
     monkeypatch.setattr(idle._outcomes, "ending", endings.append)
 
-    def late(held: Held) -> Ending:
-        if held.claim.run_id == 7:
+    def late(held: list[Held]) -> list[Ending]:
+        if held[0].claim.run_id == 7:
             idle.end_late()
-        return Ending(held.claim.run_id, 1, state="succeeded", outcome="succeeded")
+        return [Ending(held[0].claim.run_id, 1, state="succeeded", outcome="succeeded")]
 
     monkeypatch.setattr(idle, "_attempt", late)
     idle.hold([claimed(1), replace(claimed(1), run_id=8)])
-    idle._at_work[get_ident()] = work = AtWork(idle._held[7], get_ident(), limit=0.0)
+    idle._at_work[get_ident()] = work = AtWork([idle._held[7]], get_ident(), limit=0.0)
     idle.execute(work)
-    idle.execute(AtWork(idle._held[8], get_ident(), limit=60.0))
+    idle.execute(AtWork([idle._held[8]], get_ident(), limit=60.0))
     assert [(ending.run_id, ending.outcome) for ending in endings] == [(7, "timed_out"), (8, "succeeded")]
 
 
 def test_nothing_is_raised_in_a_thread_between_two_attempts(idle: Executor) -> None:
     idle.hold([claimed(1)])
-    idle._at_work[get_ident()] = work = AtWork(idle._held[7], get_ident(), limit=0.0)
+    idle._at_work[get_ident()] = work = AtWork([idle._held[7]], get_ident(), limit=0.0)
     idle.end_late()
     assert not work.struck
 

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from tests.workers import rows
 from tests.workers.trial_jobs import effect
 from workers import ledger
-from workers.executor import describe
+from workers.endings import describe
 from workers.ledger import Claim, Ending
 
 JOB = effect.name

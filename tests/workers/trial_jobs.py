@@ -5,6 +5,8 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from threading import Lock, Thread
 from typing import Any
 
@@ -12,7 +14,7 @@ from sqlalchemy import text
 
 from integrations import Rejected, Throttled, Unavailable
 from integrations.warehouse import Warehouse
-from jobs import Backoff, Context, job
+from jobs import Backoff, Context, Member, Snooze, chunk_job, job
 
 QUICK = Backoff(first=0.05, longest=0.1)
 
@@ -228,3 +230,34 @@ def begin(context: Context, *, keys: list[str]) -> None:
     with context.transaction() as session:
         effect.enqueue_many(session, [{"key": key} for key in keys])
         effect.after(effect.enqueue(session, key="first")).enqueue(session, key="second")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one run of a chunk is about, and how it goes."""
+
+    key: str
+    how: str = ""
+
+
+@chunk_job(Piece, most=5, queue="trial", max_attempts=2, backoff=QUICK, time_limit=1.0)
+def together(context: Context, members: Sequence[Member[Piece]]) -> None:
+    """Leave one row for each run, with the number of those that came along."""
+    for member in members:
+        with context.transaction() as session:
+            values = {"run": member.run_id, "key": str(len(members))}
+            session.execute(text("INSERT INTO effects (run_id, key) VALUES (:run, :key)"), values)
+        match member.args.how:
+            case "fail":
+                member.fail(RuntimeError(f"{member.args.key} is no good"))
+            case "refuse":
+                member.fail(Rejected("said no", upstream="trial", status=422))
+            case "snooze" if member.attempt == 1:
+                member.fail(Snooze(0.05, "not yet"))
+            case "tell":
+                member.succeed({"told": member.args.key})
+    if any(member.args.how == "raise" for member in members):
+        raise RuntimeError("all that said nothing")
+    while any(member.args.how == "linger" for member in members):
+        context.check()
+        time.sleep(0.005)
