@@ -1,9 +1,7 @@
 """What every test may ask for: real servers once a session, and a database of its own for each test."""
 
-import os
 import signal
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,8 @@ from integrations import Integration
 from jobs import Context
 from models import migrations
 from sandbox.services import Services
+from tests.databases import Databases
+from tests.workers import rows
 
 ROOT = Path(__file__).parent.parent
 
@@ -24,7 +24,6 @@ settings.register_profile("headrace", deadline=None)
 settings.load_profile("headrace")
 # A shell lets what it starts in the background ignore Ctrl-C, and the programs of the tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-_numbers = count(1)
 
 #: Files whose tests start whole processes and wait for them. They begin first: at the end nobody waits for them.
 LONG = ("docs/", "acceptance/", "chaos/", "transports/test_engine", "workers/test_watchdog", "workers/test_process")
@@ -56,16 +55,23 @@ def template(services: Services) -> str:
     engine = engine_of(url)
     with engine.begin() as connection:
         migrations.upgrade(connection)
+        connection.execute(rows.EFFECTS)  # what the trial jobs leave
     engine.dispose()
     return "template_headrace"
 
 
+@pytest.fixture(scope="session")
+def databases(services: Services, template: str) -> Databases:
+    """Databases for one test after the other."""
+    return Databases(services.postgres, template)
+
+
 @pytest.fixture
-def database_url(services: Services, template: str) -> Iterator[str]:
-    """Address of a fresh migrated database."""
-    name = f"test_{os.getpid()}_{next(_numbers)}"
-    yield services.postgres.create_database(name, template=template)
-    services.postgres.drop_database(name)
+def database_url(databases: Databases) -> Iterator[str]:
+    """Address of an empty migrated database."""
+    name, url = databases.lend()
+    yield url
+    databases.take_back(name, url)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, create_engine, text
 
 from models import Base, migrations
 from sandbox.services import Services
+from tests.workers import rows
 
 _numbers = count(1)
 ROOT = Path(__file__).parent.parent.parent
@@ -63,6 +64,7 @@ def things(connection: Connection) -> dict[str, Any]:
 
 
 def test_the_migrations_make_exactly_the_tables_of_the_models(engine: Engine) -> None:
+    rows.change(engine, "DROP TABLE effects")  # the tests' own
     with engine.connect() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "compare_server_default": True, "target_metadata": Base.metadata}

@@ -28,7 +28,6 @@ Start = Callable[[dict[str, str]], Members]
 @pytest.fixture
 def start(services: Services, database_url: str, engine: Engine, tmp_path: Path) -> Iterator[Start]:
     """Return a function that makes a set of processes of ours on the test's own database."""
-    rows.change(engine, str(rows.EFFECTS))
     relay.know_queues(engine, [QUEUE])
     made: list[Members] = []
 

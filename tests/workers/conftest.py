@@ -11,7 +11,7 @@ import redis
 from sqlalchemy import Engine
 
 from sandbox.services import Services
-from tests.workers import rows, trial_jobs
+from tests.workers import trial_jobs
 from workers import broker, relay, settings
 from workers.broker import LedgerBroker
 from workers.delivery import RedisDelivery
@@ -45,7 +45,6 @@ def variables(services: Services, database_url: str, redis_url: str) -> dict[str
 @pytest.fixture
 def runtime(variables: dict[str, str], engine: Engine) -> Iterator[Runtime]:
     """The resources of one process that knows the trial jobs."""
-    rows.change(engine, str(rows.EFFECTS))
     relay.know_queues(engine, [trial_jobs.effect.queue])
     with Runtime(settings.load(variables), connections=24) as made:
         yield made

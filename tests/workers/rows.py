@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, text
 from workers import ledger
 from workers.ledger import Claim
 
+#: What trial jobs leave; part of the databases of tests.
 EFFECTS = text("CREATE TABLE IF NOT EXISTS effects (id bigserial PRIMARY KEY, run_id bigint, key text)")
 
 

@@ -89,7 +89,6 @@ def test_a_stop_puts_a_whole_chunk_back_uncounted(engine: Engine, working: Worki
 
 
 def test_only_due_runs_of_the_job_that_nobody_holds_are_taken_along(engine: Engine) -> None:
-    rows.change(engine, str(rows.EFFECTS))
     presence = Presence(engine, "worker").start()
     try:
         ids = enqueue(engine, *[""] * 6)

@@ -20,7 +20,6 @@ RACERS = 50
 @pytest.fixture
 def members(variables: dict[str, str], engine: Engine, tmp_path: Path) -> Iterator[Members]:
     """Processes on the test's own database."""
-    rows.change(engine, str(rows.EFFECTS))
     relay.know_queues(engine, [effect.queue])
     made = Members(tmp_path, variables)
     yield made

@@ -22,7 +22,6 @@ BLOCKED = ["recv", "sleep", "database", "row", "thread"]
 @pytest.fixture
 def members(variables: dict[str, str], engine: Engine, tmp_path: Path) -> Iterator[Members]:
     """Processes on the test's own database, beside a relay."""
-    rows.change(engine, str(rows.EFFECTS))
     relay.know_queues(engine, [effect.queue])
     made = Members(tmp_path, variables)
     made.start("workers.relay")
