@@ -3,11 +3,12 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, select, text
 
 import jobs
 from jobs import Context, Job, every, job
 from jobs import _job as registry
+from models import Run
 from tests.workers import rows
 from tests.workers.conftest import Working
 from workers import actions, gates, slots
@@ -74,6 +75,16 @@ def test_a_run_whose_job_is_gone_is_kept_and_said_so_and_goes_on_when_the_job_re
     renamed()
     with working():
         rows.until(lambda: rows.state(engine, run_id) == "succeeded")
+
+
+@pytest.mark.parametrize("asked", [OLD, NEW])
+def test_a_selection_of_a_job_finds_its_runs_under_every_name(engine: Engine, asked: str) -> None:
+    crushing = renamed()
+    old = enqueue_old(engine)
+    with engine.begin() as connection:
+        new = crushing.enqueue(connection)
+        chosen = select(Run.id).where(actions.Selection(job=asked).condition()).order_by(Run.id)
+        assert list(connection.execute(chosen).scalars()) == [old, new]
 
 
 def test_a_renamed_job_shares_its_limits_with_runs_under_its_former_name(engine: Engine) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, or_, true
 
+import jobs
 from models import Run, State
 
 
@@ -49,7 +50,7 @@ class Selection:
         if self.states:
             tests.append(Run.state.in_(self.states))
         if self.job is not None:
-            tests.append(Run.job == self.job)
+            tests.append(Run.job.in_(_names(self.job)))
         if self.queue is not None:
             tests.append(Run.queue == self.queue)
         if self.batch is not None:
@@ -67,6 +68,12 @@ class Selection:
         named = {"job": self.job, "queue": self.queue, "batch": self.batch, "error": self.error, "since": self.since}
         parts += [f"--{name} {value}" for name, value in named.items() if value is not None]
         return " ".join(parts + [f"--arg {name}=..." for name in self.arguments])
+
+
+def _names(job: str) -> set[str]:
+    """Return all that a job is and was called."""
+    known = jobs.names().get(job)
+    return {job} if known is None else {known.name, *known.formerly}
 
 
 def as_value(typed: str) -> Any:
