@@ -15,6 +15,7 @@ import pytest
 from sandbox._process import free_port
 from sandbox.fleet import ROOT, Fleet, processes
 from sandbox.services import Services
+from tests.workers.asking import asked
 
 LONG_RUNNING = ("web", "scheduler", "relay", "worker")
 #: Seconds that a process gets to start, or to say something; and to stop although a server is away.
@@ -33,9 +34,12 @@ def away(scheme: str) -> str:
 
 
 def run(command: str, variables: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Run a command of the Procfile or of an operator with nothing else in its environment."""
+    """Run a command of the Procfile with nothing else in its environment, or answer one of an operator."""
+    program, *arguments = shlex.split(command)
+    if program == "headrace":
+        return asked(variables, *arguments)
     return subprocess.run(
-        shlex.split(command),
+        [program, *arguments],
         env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "LC_ALL": "C.UTF-8", **variables},
         cwd=ROOT,
         capture_output=True,
