@@ -129,7 +129,7 @@ DUE = text("""
         ) AS found
     )
     UPDATE runs r SET state = 'queued', queued_at = now(), pushes = r.pushes + 1
-    FROM due d WHERE r.id = d.id
+    WHERE r.id = ANY(ARRAY(SELECT id FROM due))
     RETURNING r.id, r.job, r.queue, r.pushes, r.priority, r.due_at
 """)
 
