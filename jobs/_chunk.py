@@ -24,13 +24,13 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_type_hints
+from typing import Any, Concatenate, Generic, ParamSpec, TypedDict, TypeVar, Unpack, cast, get_type_hints
 
 from integrations import Integration
 from jobs._arguments import restore
 from jobs._context import Context, Stop
 from jobs._job import Job, Priority, enroll, job
-from jobs._policy import NO_BACKOFFS, Backoff, Backoffs
+from jobs._policy import Backoff, Backoffs
 from jobs._unique import Unique
 
 P = ParamSpec("P")
@@ -103,41 +103,35 @@ class Chunk(Generic[A]):
         return function
 
 
+class Options(TypedDict, total=False):
+    """The options of `job` that make sense for many runs at once; what they mean, and their defaults, are said there.
+
+    Schedules and events bring no shape. Keys and limits count runs where they are queued, and a chunk takes along what
+    waits: limit its queue instead, `headrace queues limit`, then a chunk takes along only what was counted.
+    """
+
+    queue: str
+    max_attempts: int
+    time_limit: float
+    backoff: Backoff | None
+    needs: Iterable[type[Integration]]
+    priority: Priority
+    unique: Unique | None
+    backoffs: Backoffs
+    retry_for: float | None
+    expires: float | None
+    formerly: Iterable[str]
+
+
 def chunk_job(
-    shape: Callable[P, A],
-    *,
-    most: int,
-    queue: str = "default",
-    max_attempts: int = 10,
-    time_limit: float = 600,
-    backoff: Backoff | None = None,
-    needs: Iterable[type[Integration]] = (),
-    priority: Priority = Priority.NORMAL,
-    unique: Unique | None = None,
-    backoffs: Backoffs = NO_BACKOFFS,
-    retry_for: float | None = None,
-    expires: float | None = None,
-    formerly: Iterable[str] = (),
+    shape: Callable[P, A], *, most: int, **options: Unpack[Options]
 ) -> Callable[[Callable[[Context, Sequence[Member[A]]], None]], Job[P]]:
     """Record a function of many runs as a job.
-
-    Keys and limits are not offered: they count runs where they are queued, and a chunk takes along what waits. Limit
-    its queue instead, `headrace queues limit`: then a chunk takes along only what was counted.
 
     Args:
         shape: A class, usually a dataclass, that the arguments of one run are given to.
         most: Runs of one execution, at least 2.
-        queue: Queue that serves it.
-        max_attempts: Failures of one run before it is dead, at least 1.
-        time_limit: Seconds that the execution of a chunk may take.
-        backoff: Pauses between attempts.
-        needs: Upstreams whose pause holds its runs.
-        priority: Who goes first of the due runs of a queue.
-        unique: Which of its runs count as the same.
-        backoffs: Pauses after errors of certain classes.
-        retry_for: Seconds after a run is first due in which its attempts may begin.
-        expires: Seconds after which nobody wants a run any more, unless an attempt has begun.
-        formerly: Names it had before.
+        options: As of `job`. The time limit is that of an execution; attempts, retries and ages are those of each run.
 
     Raises:
         ValueError: If a chunk would be a single run.
@@ -148,19 +142,7 @@ def chunk_job(
             raise ValueError(f"{function.__name__}: a chunk has at least 2 runs; use @job for one")
         chunk = Chunk(shape, function, most)
         single: Callable[Concatenate[Context, P], Result] = chunk.alone()
-        recorded: Job[P] = job(
-            queue=queue,
-            max_attempts=max_attempts,
-            time_limit=time_limit,
-            backoff=backoff,
-            needs=needs,
-            priority=priority,
-            unique=unique,
-            backoffs=backoffs,
-            retry_for=retry_for,
-            expires=expires,
-            formerly=formerly,
-        )(single)
+        recorded: Job[P] = job(**options)(single)
         return enroll(replace(recorded, chunk=chunk))
 
     return record

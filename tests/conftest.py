@@ -48,16 +48,20 @@ def services() -> Iterator[Services]:
         yield running
 
 
+def make_template(services: Services, name: str) -> str:
+    """Make a migrated database that others are copied from, with what the trial jobs leave; return its name."""
+    engine = engine_of(services.postgres.create_database(name))
+    with engine.begin() as connection:
+        migrations.upgrade(connection)
+        connection.execute(rows.EFFECTS)
+    engine.dispose()
+    return name
+
+
 @pytest.fixture(scope="session")
 def template(services: Services) -> str:
     """Name of a migrated database that tests are copied from."""
-    url = services.postgres.create_database("template_headrace")
-    engine = engine_of(url)
-    with engine.begin() as connection:
-        migrations.upgrade(connection)
-        connection.execute(rows.EFFECTS)  # what the trial jobs leave
-    engine.dispose()
-    return "template_headrace"
+    return make_template(services, "template_headrace")
 
 
 @pytest.fixture(scope="session")

@@ -213,7 +213,7 @@ class Executor:
             job = self._jobs.get(held.claim.job)
             work = self._at_work[get_ident()] = AtWork([held], get_ident(), job.time_limit if job else math.inf)
         if job is not None and job.chunk is not None:
-            self._take_along(work, job, job.chunk.most - 1)
+            self._take_along(work, job, job.chunk.most)
         return work
 
     def _next(self, names: Collection[str] = ()) -> Held | None:
@@ -228,12 +228,12 @@ class Executor:
         return None
 
     def _take_along(self, work: AtWork, job: Job[Any], most: int) -> None:
-        """Add runs of the same job to a chunk: those next in line, then those that are due and held by nobody."""
+        """Fill a chunk with runs of the same job: those next in line, then those that are due and held by nobody."""
         names = {job.name, *job.formerly}
         with self._lock:
-            while len(work.held) <= most and (held := self._next(names)):
+            while len(work.held) < most and (held := self._next(names)):
                 work.held.append(held)
-        room = most + 1 - len(work.held)
+        room = most - len(work.held)
         if not room or self._interrupted:
             return
         try:

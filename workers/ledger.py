@@ -115,7 +115,8 @@ FINISH = text(f"""
 """)
 
 # One probe of the index for each queue and priority, so that runs scheduled for later are never read. The lower
-# priorities are asked only while there is room: the inner rows are locked as they are pulled.
+# priorities are asked only while there is room: the inner rows are locked as they are pulled. They are found again as
+# an array of ids, for joined to them the planner would read the whole table while that is small.
 DUE = text("""
     WITH due AS (
         SELECT found.id

@@ -4,8 +4,9 @@ import io
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from unittest.mock import patch
 
 from workers.cli.app import answer
 
@@ -15,20 +16,9 @@ OURS = re.compile(r"(DATABASE|REDIS|BROKER|ELASTICSEARCH|WAREHOUSE|STRIPE)_")
 
 def asked(variables: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """Answer one command line in this environment; an empty variable counts as missing."""
+    others = {name: value for name, value in os.environ.items() if not OURS.match(name)}
+    given = {name: value for name, value in variables.items() if value}
     out, err = io.StringIO(), io.StringIO()
-    with _environment(variables), redirect_stdout(out), redirect_stderr(err):
+    with patch.dict(os.environ, others | given, clear=True), redirect_stdout(out), redirect_stderr(err):
         code = answer(list(arguments))
     return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    others = {name: value for name, value in before.items() if not OURS.match(name)}
-    os.environ.clear()
-    os.environ.update(others | {name: value for name, value in variables.items() if value})
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

@@ -60,7 +60,9 @@ def ask(environment: dict[str, str]) -> Cli:
     """The command line inside this process."""
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return asked(environment | variables, *arguments)
+        done = asked(environment | variables, *arguments)
+        assert "Traceback" not in done.stderr + done.stdout
+        return done
 
     return run
 

@@ -9,9 +9,8 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
-from models import migrations
 from sandbox.services import Services
-from tests.conftest import ROOT, engine_of
+from tests.conftest import ROOT, engine_of, make_template
 from tests.workers import rows
 from tests.workers.members import Members
 from tests.workers.trial_jobs import effect, patient, poison
@@ -26,10 +25,7 @@ EACH_ONCE = "SELECT count(*) = count(DISTINCT run_id) FROM effects"
 def breakable() -> Iterator[Services]:
     """Servers that only these tests use."""
     with Services.start(name="broken", root=ROOT / ".sandbox", durable=False) as running:
-        engine = engine_of(running.postgres.create_database("template_broken"))
-        with engine.begin() as connection:
-            migrations.upgrade(connection)
-        engine.dispose()
+        make_template(running, "template_broken")
         yield running
 
 
@@ -39,7 +35,6 @@ def ground(breakable: Services, request: pytest.FixtureRequest) -> Iterator[Engi
     name = f"broken_{abs(hash(request.node.name))}"
     redis.Redis.from_url(breakable.valkey.url).flushall()
     engine = engine_of(breakable.postgres.create_database(name, template="template_broken"))
-    rows.change(engine, str(rows.EFFECTS))
     relay.know_queues(engine, ["trial"])
     yield engine
     engine.dispose()
