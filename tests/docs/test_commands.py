@@ -1,7 +1,7 @@
 """Every command that the documents show is typed into a running whole, in the order in which it is read.
 
-What the README shows goes through a shell. A plain call of `headrace` in the longer documents is answered inside this
-process, by the same code without the time that a process takes to start.
+What the README shows goes through a shell. A plain call of `headrace` in the longer documents is answered by a process
+that has read our code already, without the time that takes.
 """
 
 import os

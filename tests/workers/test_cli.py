@@ -57,7 +57,7 @@ def cli(environment: dict[str, str]) -> Cli:
 
 @pytest.fixture
 def ask(environment: dict[str, str]) -> Cli:
-    """The command line inside this process."""
+    """The command line, answered by a process that has read our code already."""
 
     def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         done = asked(environment | variables, *arguments)
