@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from sandbox.stage import Stage
+from tests.workers.asking import told
 
 
 @pytest.fixture(scope="module")
@@ -12,7 +13,7 @@ def stage() -> Iterator[Stage]:
     """Everything running: services, stand-ins, one process of each kind; synced and settled."""
     with Stage.start("acceptance", products=400, stores=3) as running:
         running.start_all()
-        running.headrace("run", "warehouse.sync", "--wait")
+        told(running.environment, "run", "warehouse.sync", "--wait")
         running.settle()
         yield running
 

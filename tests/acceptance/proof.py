@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from sandbox.comparison import Comparison, compare
 from sandbox.stage import Stage
+from tests.workers.asking import told
 
 #: Seconds the system gets to heal: a dead worker is noticed after 15, the rest is room for a slow machine.
 HEALING = 120.0
@@ -53,7 +54,7 @@ def dead(stage: Stage) -> list[Any]:
 
 def run(stage: Stage, job: str, *options: str) -> int:
     """Enqueue a job as an operator would; return the run's id."""
-    return int(stage.headrace("run", job, *options).stdout)
+    return int(told(stage.environment, "run", job, *options))
 
 
 def succeeded(stage: Stage, run_id: int) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sandbox.fleet import Fleet
 from sandbox.stage import Stage
 from tests.acceptance import proof
+from tests.workers.asking import asked, told
 
 FAILING = {
     "error_rate": 0.2,
@@ -64,7 +65,7 @@ def test_a_wrong_token_ends_the_run_with_a_sentence_and_the_right_one_lets_it_ru
     wrong = secrets.token_hex(8)
     stage.fleet.stop("worker-1")
     with workers(stage, WAREHOUSE_TOKEN=wrong) as fleet:
-        refused = stage.headrace("run", "warehouse.sync", "--wait", check=False)
+        refused = asked(stage.environment, "run", "warehouse.sync", "--wait")
         assert wrong not in fleet.members["worker-1"].said()
     assert refused.returncode == 1
     assert "401" in refused.stderr
@@ -74,7 +75,7 @@ def test_a_wrong_token_ends_the_run_with_a_sentence_and_the_right_one_lets_it_ru
     assert dead.job == "warehouse.sync"
 
     assert stage.fleet.start("worker") == ["worker-1"]
-    stage.headrace("runs", "retry", "--job", "warehouse.sync")
+    told(stage.environment, "runs", "retry", "--job", "warehouse.sync")
     proof.adds_up(stage)
 
 

@@ -7,13 +7,11 @@ any more.
 
 import os
 import signal
-import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from sandbox._process import Child
-from sandbox.fleet import ROOT
+from tests.copies import Copy
 
 COMMANDS = {
     "worker": ["workers.worker", "--threads", "8", "--grace", "10"],
@@ -35,8 +33,8 @@ class Crew:
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._environment = {"PYTHONUNBUFFERED": "1", "PATH": os.environ["PATH"], **environment}
-        self._members: dict[str, Child] = {}
+        self._environment = {"PATH": os.environ["PATH"], **environment}
+        self._members: dict[str, Copy] = {}
         self.frozen: set[str] = set()
 
     def start(self) -> None:
@@ -81,8 +79,9 @@ class Crew:
         """Stop the members of a kind gracefully, all at the same time; they are not started again."""
         names = [name for name in self._members if name.startswith(kind)]
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda name: self._members.pop(name).stop(signal.SIGTERM, 30), names))
+            list(pool.map(lambda name: self._members.pop(name).stop(30), names))
 
     def _launch(self, name: str) -> None:
-        command = [sys.executable, "-m", "tests.chaos.member", *COMMANDS[name.partition("-")[0]]]
-        self._members[name] = Child(name, command, directory=self._folder, cwd=ROOT, environment=self._environment)
+        command = COMMANDS[name.partition("-")[0]]
+        log = self._folder / f"{name}.log"
+        self._members[name] = Copy("tests.chaos.member", command, out=log, environment=self._environment)

@@ -17,7 +17,7 @@ from sandbox.stage import Stage
 from sandbox.up import written
 from tests.docs import documents
 from tests.docs.documents import DOCUMENTS, Command
-from tests.workers.asking import asked
+from tests.workers.asking import asked, told
 
 WITH_COMMANDS = [document for document in DOCUMENTS if documents.commands(document)]
 #: Words of commands that only look: such a line is typed once, however many documents show it.
@@ -33,7 +33,7 @@ def stage() -> Iterator[Stage]:
     """Everything running, synced and settled, with some events received."""
     with Stage.start("documents", products=120, stores=2, durable=False) as running:
         running.start_all()
-        running.headrace("run", "warehouse.sync", "--wait")
+        told(running.environment, "run", "warehouse.sync", "--wait")
         running.upstreams.admin.sell(20, wait_s=PATIENCE)
         running.settle()
         yield running

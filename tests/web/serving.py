@@ -4,17 +4,17 @@ import base64
 import hashlib
 import hmac
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 
 from sandbox.services import Services
+from tests.copies import Copy
 
 ROOT = Path(__file__).parent.parent.parent
 KEY = b"a key of thirty-two bytes, maybe"
@@ -26,7 +26,7 @@ class Web:
     """A started web process."""
 
     url: str
-    process: subprocess.Popen[str]
+    process: Copy
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=20)
@@ -50,17 +50,16 @@ def environment(services: Services, database_url: str) -> dict[str, str]:
 @contextmanager
 def serving(variables: dict[str, str]) -> Iterator[Web]:
     """Start `python -m web`, wait for the line with its address, stop it at the end."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "web"], cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert "http://" in line, f"the web process did not start: {process.wait(10)}"
-        yield Web("http://127.0.0.1:" + line.strip().rpartition(":")[2], process)
-    finally:
-        process.terminate()
-        process.wait(20)
+    with TemporaryDirectory() as folder:
+        out = Path(folder, "out")
+        process = Copy("web", (), out=out, err=Path(folder, "err"), environment=variables)
+        try:
+            until(lambda: "\n" in process.said() or not process.running, seconds=60)
+            line = process.said()
+            assert "http://" in line, f"the web process did not start: {process.wait(10)}"
+            yield Web("http://127.0.0.1:" + line.splitlines()[0].rpartition(":")[2], process)
+        finally:
+            process.stop(20)
 
 
 def signed(body: bytes, external_id: str = "msg_1", at: float | None = None) -> dict[str, str]:

@@ -249,7 +249,7 @@ def test_a_process_that_is_asked_to_stop_says_goodbye(services: Services, databa
     with serving(environment(services, database_url)) as web, web.client() as client:
         assert post(client).status_code == 200
         until(lambda: rows(engine, here.format(web.process.pid)) == [(1,)])
-        web.process.send_signal(signal.SIGTERM)
+        web.process.signal(signal.SIGTERM)
         assert web.process.wait(15) == 0
         assert rows(engine, here.format(web.process.pid)) == [(0,)]
 

@@ -1,28 +1,18 @@
-"""The command line as a process that begins at once, so that many questions can be asked.
+"""The command line as an operator uses it, each answer by a process of its own; see `tests.copies`."""
 
-Each answer comes from a process of its own, as an operator's does. It is a copy of one that has read all of our code
-and nothing else: reading it is most of what a start costs, and what a test defined or configured in this process is
-not in there.
-"""
-
-import multiprocessing
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from workers.cli.app import main
+from tests.copies import Copy
 
 #: Words of what is configured in some shell around the tests and must not reach them.
 OURS = re.compile(r"(DATABASE|REDIS|BROKER|ELASTICSEARCH|WAREHOUSE|STRIPE)_")
 #: Seconds one answer may take on a busy machine.
 PATIENCE = 120
-
-READ = multiprocessing.get_context("forkserver")
-READ.set_forkserver_preload([__name__, "elasticsearch"])
 
 
 def asked(variables: Mapping[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -35,20 +25,12 @@ def asked(variables: Mapping[str, str], *arguments: str) -> "subprocess.Complete
     environment = others | {name: value for name, value in variables.items() if value}
     with TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        process = READ.Process(target=_answer, args=(arguments, environment, out, err), daemon=True)
-        process.start()
-        process.join(PATIENCE)
-        if process.exitcode is None:
-            process.kill()
-            raise subprocess.TimeoutExpired(["headrace", *arguments], PATIENCE)
-        return subprocess.CompletedProcess(arguments, process.exitcode, out.read_text(), err.read_text())
+        code = Copy("workers", arguments, out=out, err=err, environment=environment).wait(PATIENCE)
+        return subprocess.CompletedProcess(arguments, code, out.read_text(), err.read_text())
 
 
-def _answer(arguments: tuple[str, ...], environment: dict[str, str], out: Path, err: Path) -> None:
-    for path, stream in ((out, sys.stdout), (err, sys.stderr)):
-        with path.open("wb") as file:
-            os.dup2(file.fileno(), stream.fileno())
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv = ["headrace", *arguments]
-    main()
+def told(variables: Mapping[str, str], *arguments: str) -> str:
+    """Answer one command line that must succeed; return what it printed."""
+    done = asked(variables, *arguments)
+    assert done.returncode == 0, f"headrace {' '.join(arguments)}: {done.stderr or done.stdout}"
+    return done.stdout

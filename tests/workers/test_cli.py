@@ -18,6 +18,7 @@ from sqlalchemy import Engine, text
 
 from models import migrations
 from sandbox.services import Services
+from tests.copies import Copy
 from tests.workers import rows
 from tests.workers.asking import OURS, asked
 
@@ -68,16 +69,16 @@ def ask(environment: dict[str, str]) -> Cli:
 
 
 @pytest.fixture
-def processes(environment: dict[str, str], engine: Engine) -> Iterator[list[subprocess.Popen[bytes]]]:
+def processes(environment: dict[str, str], engine: Engine, tmp_path: Path) -> Iterator[None]:
     """A live relay and worker."""
     modules = (["workers.relay"], ["workers.worker", "--threads", "2"])
-    started = [subprocess.Popen([sys.executable, "-m", *module], env=environment) for module in modules]
+    started = [Copy(module, options, out=tmp_path / module, environment=environment) for module, *options in modules]
     alive = text("SELECT count(DISTINCT kind) FROM processes WHERE kind IN ('relay', 'worker')")
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         poll_until(lambda: connection.execute(alive).scalar() == len(modules))
-    yield started
+    yield
     for process in started:
-        process.send_signal(signal.SIGTERM)
+        process.signal(signal.SIGTERM)
     for process in started:
         process.wait(30)
 

@@ -1,5 +1,6 @@
 """The clock of a worker's host decides nothing: the database's does."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
+from sandbox._process import Child
 from tests.conftest import ROOT
 from tests.workers import rows
 from tests.workers.members import Members
@@ -26,7 +28,9 @@ def members(variables: dict[str, str], engine: Engine, tmp_path: Path) -> Iterat
     made.close()
 
 
-def test_a_worker_whose_host_has_a_jumping_clock_changes_nothing(engine: Engine, members: Members) -> None:
+def test_a_worker_whose_host_has_a_jumping_clock_changes_nothing(
+    engine: Engine, members: Members, variables: dict[str, str], tmp_path: Path
+) -> None:
     soon = rows.one(engine, "SELECT now() + interval '6 s'")
     with engine.begin() as connection:
         retried, talks = fail.enqueue(connection, times=2), talkative.enqueue(connection)
@@ -34,7 +38,9 @@ def test_a_worker_whose_host_has_a_jumping_clock_changes_nothing(engine: Engine,
         due_later = effect.options(due_at=soon.replace(year=2100)).enqueue(connection, key="later")
         kept = effect.options(expires_at=soon.replace(year=2100)).enqueue(connection, key="kept")
     members.start("workers.relay")
-    worker = members.start("tests.workers.trial_jumping_worker")
+    # It sets the clock before it reads our code, so it cannot be a copy.
+    command = [sys.executable, "-m", "tests.workers.trial_jumping_worker"]
+    worker = Child("worker", command, directory=tmp_path, cwd=ROOT, environment=variables)
     ended = [retried, talks, due_soon, kept]
     rows.until(lambda: {rows.state(engine, run_id) for run_id in ended} == {"succeeded"}, 60, why=worker.said())
     assert rows.outcomes(engine, retried) == ["failed", "failed", "succeeded"]
@@ -50,6 +56,7 @@ def test_a_worker_whose_host_has_a_jumping_clock_changes_nothing(engine: Engine,
     assert rows.one(engine, moments, later=due_later) == 0
     assert rows.one(engine, "SELECT count(*) FROM log_lines WHERE run_id = :id", id=talks) == 1_000
     assert worker.running
+    worker.stop(signal.SIGTERM)
 
 
 def test_of_fifty_processes_that_enqueue_under_one_unique_key_one_writes_and_all_get_its_run(

@@ -91,8 +91,8 @@ def test_a_stop_drains_within_the_grace(ground: Engine, members: Members) -> Non
     members.start(RELAY)
     worker = members.start(WORKER, "--grace", "10")
     rows.until(lambda: {rows.state(ground, short), rows.state(ground, long)} == {"running"}, why=worker.said())
-    worker._process.send_signal(signal.SIGTERM)
-    assert worker._process.wait(15) == 0, worker.said()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(15) == 0, worker.said()
     assert rows.outcomes(ground, short) == ["succeeded"]
     assert rows.outcomes(ground, long) == ["shutdown"]
     assert rows.run_row(ground, long).failures == 0
@@ -137,6 +137,6 @@ def test_two_relays_and_two_workers_leave_each_effect_once(ground: Engine, membe
 def test_a_worker_names_the_queues_there_are_when_one_is_unknown(members: Members) -> None:
     worker = members.start(WORKER, "--queues", "trial,trail")
     rows.until(lambda: not worker.running)
-    assert worker._process.returncode == 2
+    assert worker.wait(1) == 2
     assert "no job uses the queue 'trail': choose from " in worker.said()
     assert "Traceback" not in worker.said()

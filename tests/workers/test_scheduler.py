@@ -1,7 +1,6 @@
 """Two real schedulers, and the wake-ups of one."""
 
 import os
-import signal
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +28,7 @@ def test_two_schedulers_record_every_slot_once_although_one_is_killed(
         rows.until(lambda: rows.one(engine, COUNT) >= 3)
         first.kill()
         rows.until(lambda: rows.one(engine, COUNT) >= 6)
-        second.stop(signal.SIGTERM, 15)
+        second.stop(15)
     finally:
         members.close()
     with engine.connect() as connection:

@@ -41,7 +41,7 @@ def test_jobs_that_do_not_end_are_recorded_as_timed_out_and_take_their_process_w
         beside = patient.enqueue(connection, checks=100_000)
     worker = members.start(WORKER, "--overtime", "5", "--threads", str(len(BLOCKED) + 1))
     rows.until(lambda: not worker.running, 60, why=worker.said())
-    assert worker._process.returncode == RECYCLED
+    assert worker.wait(1) == RECYCLED
     for run_id in blocked:
         (attempt,) = rows.attempts(engine, run_id)
         assert (attempt.outcome, rows.run_row(engine, run_id).failures) == ("timed_out", 1)
@@ -85,8 +85,8 @@ def test_a_stop_leaves_without_the_jobs_that_do_not_end_and_puts_them_back(engin
         ids = [deaf.enqueue(connection, how=how) for how in BLOCKED]
     worker = members.start(WORKER, "--grace", "0.5", "--threads", str(len(BLOCKED)))
     until_running(engine, *ids, said=worker.said())
-    worker._process.send_signal(signal.SIGTERM)
-    assert worker._process.wait(60) == 0, worker.said()
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(60) == 0, worker.said()
     for run_id in ids:
         row = rows.run_row(engine, run_id)
         assert (row.state in {"waiting", "queued"}, row.failures, row.checkpoint) == (True, 0, None)
