@@ -5,15 +5,14 @@ What we use of Dramatiq is what it does very well: consumers, threads, graceful 
 retries, delays and dead letters, which live in memory or in hooks whose errors are swallowed; ours are rows (see
 docs/decisions).
 
-The consumer fetches a set of messages, claims their runs in one statement, and acknowledges the set as soon as the
-claim has committed: from then on Postgres alone knows who holds what. A message whose run is not due, is held
-by somebody else, or has ended is acknowledged and dropped. If the claim cannot be made, nothing is acknowledged.
+The consumer fetches a set of messages, claims their runs in one statement, hands them over, and acknowledges the set:
+from the claim on Postgres alone knows who holds what. A message whose run is not due, is held by somebody else, or has
+ended is acknowledged and dropped. If the claim cannot be made, nothing is acknowledged.
 
 What Dramatiq's threads are handed are not those messages but turns: a thread with a turn executes what was claimed,
 one run after the other, until nothing is left for it (see docs/decisions/0021-turns.md).
 """
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -22,13 +21,15 @@ from dramatiq.broker import Broker, Consumer, MessageProxy
 from dramatiq.errors import ConnectionClosed
 from dramatiq.message import Message
 from dramatiq.middleware import Middleware
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from jobs import names
 from workers import ledger, logs
 from workers.bell import Bell
 from workers.delivery import BrokerAway
 from workers.executor import Executor
+from workers.ledger import Claim
 from workers.outcomes import Outcomes
 from workers.process import Presence
 from workers.runtime import Runtime
@@ -139,6 +140,12 @@ class ClaimingConsumer(Consumer):
         self._queue = queue
         self._delivery = holding.runtime.delivery()
         self._jobs = list(names())
+        self._claiming = holding.runtime.machinery.execution_options(isolation_level="AUTOCOMMIT")
+        self._connection: Connection | None = None
+        #: Messages whose runs are claimed; the broker is told once the threads for them are on their way.
+        self._settled: list[bytes] = []
+        #: The last fetch left nothing there.
+        self._drained = False
 
     def __next__(self) -> MessageProxy | None:
         """Return a turn for a thread, or None after a quiet while."""
@@ -162,15 +169,22 @@ class ClaimingConsumer(Consumer):
 
     def close(self) -> None:
         """Hang up; what was claimed belongs to the executor."""
+        self._hang_up()
+        self._forget()
         self._delivery.close()
 
     def _fill(self) -> None:
+        self._forget()
         room = self._holding.window.take(IDLE)
         with _dramatiq_waiting():
             if not room:
                 self._delivery.rest()
-            elif not self._use(room):
-                self._idle()
+            elif self._drained:
+                self._holding.window.give_back(room)
+                self._delivery.wait(self._queue, IDLE)
+                self._drained = False
+            else:
+                self._use(room)
 
     def _use(self, room: int) -> int:
         used = 0
@@ -182,11 +196,11 @@ class ClaimingConsumer(Consumer):
 
     def _fetch_and_claim(self, room: int) -> int:
         receipts, run_ids = self._delivery.fetch(self._queue, room)
+        self._drained = len(receipts) < room
         if not receipts:
             return 0
         try:
-            with self._holding.runtime.machinery.begin() as connection:
-                claims = ledger.claim(connection, run_ids, self._holding.presence.id, self._jobs)
+            claims = self._claim(run_ids)
         except SQLAlchemyError:
             # Should the claim have been committed all the same, the messages find their runs taken, and the next
             # heartbeats find runs that this process does not know and give them back.
@@ -194,24 +208,44 @@ class ClaimingConsumer(Consumer):
             raise
         place = {run_id: number for number, run_id in enumerate(run_ids)}
         self._holding.executor.hold(sorted(claims, key=lambda claim: place[claim.run_id]))
-        self._forget(receipts)
+        self._settled += receipts
+        if not claims:
+            self._forget()
         return len(claims)
 
-    def _forget(self, receipts: list[bytes]) -> None:
-        """Acknowledge; should that fail, the messages come again and find their runs taken."""
+    def _claim(self, run_ids: list[int]) -> list[Claim]:
+        """Claim on our own connection; one that broke since the last claim is replaced."""
+        kept = self._connection is not None
         try:
-            self._delivery.forget(self._queue, receipts)
+            return self._claim_once(run_ids)
+        except DBAPIError as error:
+            if not kept or not error.connection_invalidated:
+                raise
+            return self._claim_once(run_ids)
+
+    def _claim_once(self, run_ids: list[int]) -> list[Claim]:
+        """One trip to Postgres: nothing asks first whether it answers, and the statement is its own transaction."""
+        if self._connection is None:
+            self._connection = self._claiming.connect()
+        try:
+            return ledger.claim(self._connection, run_ids, self._holding.presence.id, self._jobs)
+        except SQLAlchemyError:
+            self._hang_up()
+            raise
+
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _forget(self) -> None:
+        """Acknowledge; should that fail, the messages come again and find their runs taken."""
+        settled, self._settled = self._settled, []
+        try:
+            self._delivery.forget(self._queue, settled)
         except BrokerAway as error:
             reason = {"queue": self._queue, "reason": str(error)}
             logs.get().warning(f"{error.broker} did not take an acknowledgement", **reason)
-
-    def _idle(self) -> None:
-        started = time.monotonic()
-        try:
-            self._delivery.wait(self._queue, IDLE)
-        finally:
-            if time.monotonic() - started < 0.001:  # noqa: PLR2004 - a token without a message: do not spin
-                time.sleep(0.001)
 
 
 @contextmanager

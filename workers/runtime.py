@@ -26,7 +26,8 @@ from workers.settings import Settings
 
 I = TypeVar("I", bound=Integration)  # noqa: E741 - an integration
 
-#: Connections for heartbeat, outcomes and one claim per queue; each is held for one statement.
+#: Connections for heartbeat, outcomes and claims that are kept open; a worker of many queues, whose consumers have one
+#: each for their claims, opens more.
 MACHINERY_CONNECTIONS = 16
 #: Seconds a connection may take to open.
 CONNECT_TIMEOUT = 5
@@ -35,6 +36,8 @@ ANNOUNCE_TIMEOUT = 0.25
 #: Seconds a transaction may lie idle before Postgres ends it, with its locks: a job may wait for an upstream meanwhile;
 #: our machinery never waits, so it was frozen or cut off, and the others must not wait for it.
 JOB_IDLE, MACHINERY_IDLE = 300, STALE_AFTER
+#: Seconds after which Postgres ends the statement of a process of ours that has died.
+NOTICE_DEATH = 1.0
 #: A database host that vanishes without a word is noticed within about 25 s instead of many minutes.
 NOTICE_SILENCE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20_000}
 
@@ -67,12 +70,12 @@ class Runtime:
     @cached_property
     def engine(self) -> Engine:
         """The database, for jobs. A connection that went away is replaced when it is next taken from the pool."""
-        return self._connect(self._connections, self._jobs_name, JOB_IDLE)
+        return self._connect(self._connections, 0, self._jobs_name, JOB_IDLE)
 
     @cached_property
     def machinery(self) -> Engine:
         """The database, for all that is not a job: jobs that use up their connections cannot silence it."""
-        return self._connect(MACHINERY_CONNECTIONS, self._name, MACHINERY_IDLE)
+        return self._connect(MACHINERY_CONNECTIONS, -1, self._name, MACHINERY_IDLE)
 
     def end_transactions(self) -> None:
         """End what jobs hold in the database: they do not return, and the process leaves. Never raises."""
@@ -82,17 +85,18 @@ class Runtime:
         except SQLAlchemyError:
             logs.get().warning("the transactions of blocked jobs end with the process: Postgres is away")
 
-    def _connect(self, connections: int, name: str, idle: float) -> Engine:
+    def _connect(self, connections: int, more: int, name: str, idle: float) -> Engine:
         return create_engine(
             self.settings.core.sqlalchemy_url,
             pool_size=connections,
-            max_overflow=0,
+            max_overflow=more,
             pool_pre_ping=True,
             connect_args={
                 **NOTICE_SILENCE,
                 "connect_timeout": CONNECT_TIMEOUT,
                 "application_name": name,
-                "options": f"-c idle_in_transaction_session_timeout={idle * 1000:.0f}",
+                "options": f"-c idle_in_transaction_session_timeout={idle * 1000:.0f}"
+                f" -c client_connection_check_interval={NOTICE_DEATH * 1000:.0f}",
             },
         )
 

@@ -21,6 +21,10 @@ RELAY = "workers.relay"
 QUEUE = effect.queue
 #: Seconds until what broke must have healed: servers start anew, and a worker waits 3 s before it connects again.
 HEALING = 90
+CLAIMING = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND query LIKE '%candidates%' AND pid <> pg_backend_pid()
+"""
 
 Start = Callable[[dict[str, str]], Members]
 
@@ -96,6 +100,7 @@ def test_what_a_worker_had_fetched_and_not_claimed_when_it_was_killed_goes_to_an
         os.kill(victim.pid, signal.SIGKILL)
         # The broker has them back at once: nobody had to miss them.
         rows.until(lambda: length(rabbit) == 3, 10, "the broker did not take them back")
+        rows.until(lambda: not rows.one(engine, CLAIMING), 10, "Postgres goes on for a worker that is dead")
         blocking.rollback()
     members.start(WORKER, "--threads", "4")
     all_done(engine, 3)

@@ -41,6 +41,13 @@ for _ = 1, tokens do redis.call('rpush', wake, '1') end
 return pushed
 """
 
+# With the last message the calls for it go: nobody is to be woken for nothing.
+FETCH = """
+local ids = redis.call('lpop', KEYS[1], ARGV[1])
+if redis.call('exists', KEYS[1]) == 0 then redis.call('del', KEYS[2]) end
+return ids
+"""
+
 
 class RedisDelivery:
     """The queues in Redis.
@@ -69,6 +76,10 @@ class RedisDelivery:
     def _push(self) -> Callable[..., Any]:
         return self._client.register_script(PUSH)
 
+    @cached_property
+    def _fetch(self) -> Callable[..., Any]:
+        return self._client.register_script(FETCH)
+
     def push(self, messages: Iterable[tuple[str, str, int, bool]]) -> int:
         """Push runs; return how many were new to the broker."""
         by_queue: dict[str, list[bytes | str | int]] = defaultdict(list)
@@ -86,7 +97,7 @@ class RedisDelivery:
     def fetch(self, queue: str, most: int) -> tuple[list[bytes], list[int]]:
         """Take up to `most` messages: the ids taken, and the runs they stand for."""
         with self._answering():
-            ids = cast("list[bytes] | None", self._client.lpop(_ids(queue), most)) or []
+            ids = cast("list[bytes] | None", self._fetch(keys=[_ids(queue), _wake(queue)], args=[most])) or []
         return ids, run_ids(run_id.decode(errors="replace") for run_id in ids)
 
     def forget(self, queue: str, receipts: Sequence[bytes]) -> None:
