@@ -19,13 +19,16 @@ from jobs._checkpoint import BadCheckpoint
 from jobs._chunk import Chunk, Member, chunk_job
 from jobs._context import Context
 from jobs._enqueue import WRITTEN, Written
+from jobs._fire_policy import ONCE, SKIP, BadRule, Missed, Overlap, each
 from jobs._job import Job, Priority, UnknownJob, all_jobs, find, handler_of, job, load, names, renamed
 from jobs._policy import Backoff
-from jobs._schedule import BadRule, Rule, cron, every
+from jobs._schedule import Rule, cron, every
 from jobs._signals import Cancel, Interrupted, Snooze
 from jobs._unique import Unique
 
 __all__ = [
+    "ONCE",
+    "SKIP",
     "WRITTEN",
     "Backoff",
     "BadArguments",
@@ -38,6 +41,8 @@ __all__ = [
     "Interrupted",
     "Job",
     "Member",
+    "Missed",
+    "Overlap",
     "Priority",
     "RowId",
     "Rule",
@@ -49,6 +54,7 @@ __all__ = [
     "batch",
     "chunk_job",
     "cron",
+    "each",
     "every",
     "find",
     "handler_of",

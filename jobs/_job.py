@@ -22,9 +22,10 @@ from integrations import EventKey, Integration
 from jobs._arguments import BadArguments, accept, defaults, parameters, required, restore
 from jobs._context import Context
 from jobs._enqueue import Item, Order, write, write_many
+from jobs._fire_policy import BadRule, Overlap
 from jobs._lifetime import FOR_EVER, Lifetime
 from jobs._policy import NO_BACKOFFS, Backoff, Backoffs, is_retried
-from jobs._schedule import BadRule, Rule
+from jobs._schedule import Rule
 from jobs._unique import Unique
 
 if TYPE_CHECKING:
@@ -332,6 +333,8 @@ def _check_timing(job: Job[Any]) -> None:
     """
     if job.schedule is not None and (needed := required(job.function)):
         raise ValueError(f"job {job.name} has a schedule, which gives no arguments: give {needed[0]!r} a default")
+    if job.schedule is not None and job.schedule.policy.overlap is Overlap.QUEUE and job.limit != 1:
+        raise ValueError(f"job {job.name}: its fires queue behind each other, so it runs once at a time: give limit=1")
     for kind in job.backoffs:
         if not is_retried(kind):
             raise ValueError(

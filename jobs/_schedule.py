@@ -14,17 +14,19 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+from jobs._fire_policy import MAKE_IT_SO, ONCE, BadRule, FirePolicy, Missed, Overlap
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Units that an interval is shown in, largest first, with their seconds.
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 
 
-class BadRule(ValueError):  # noqa: N818 - reads as what it is in a message
-    """A schedule's rule cannot be read; the message says which part."""
-
-
 class Rule(Protocol):
     """A rule in time."""
+
+    @property
+    def policy(self) -> FirePolicy:
+        """What is done when fires come late, or meet each other's runs."""
 
     @property
     def text(self) -> str:
@@ -44,6 +46,7 @@ class Every:
 
     interval: timedelta
     zone: str = "UTC"
+    policy: FirePolicy = MAKE_IT_SO
 
     @property
     def text(self) -> str:
@@ -61,6 +64,7 @@ class Cron:
 
     expression: str
     zone: str = "UTC"
+    policy: FirePolicy = MAKE_IT_SO
 
     @property
     def text(self) -> str:
@@ -76,8 +80,22 @@ class Cron:
         return fire
 
 
-def every(*, hours: float = 0, minutes: float = 0, seconds: float = 0) -> Rule:
+def every(
+    *,
+    hours: float = 0,
+    minutes: float = 0,
+    seconds: float = 0,
+    missed: Missed = ONCE,
+    overlap: Overlap = Overlap.JOIN,
+) -> Rule:
     """Return a rule that fires at a fixed interval of at least one second.
+
+    Args:
+        hours: Of the interval, with the others added.
+        minutes: Of the interval.
+        seconds: Of the interval.
+        missed: What is made up for after downtime.
+        overlap: What a fire does when an earlier run has not ended.
 
     Raises:
         BadRule: If the interval is shorter than a second, or no number.
@@ -88,11 +106,17 @@ def every(*, hours: float = 0, minutes: float = 0, seconds: float = 0) -> Rule:
         raise BadRule("the interval cannot be read: give a number of hours, minutes or seconds") from None
     if interval < timedelta(seconds=1):
         raise BadRule(f"an interval of {interval.total_seconds():g} s is too short: use one second or more")
-    return Every(interval)
+    return Every(interval, policy=FirePolicy(missed, overlap))
 
 
-def cron(expression: str, *, zone: str = "UTC") -> Rule:
+def cron(expression: str, *, zone: str = "UTC", missed: Missed = ONCE, overlap: Overlap = Overlap.JOIN) -> Rule:
     """Return a rule in cron's five fields (or six with seconds first), read in an IANA zone.
+
+    Args:
+        expression: The fields.
+        zone: In which the clock is read.
+        missed: What is made up for after downtime.
+        overlap: What a fire does when an earlier run has not ended.
 
     Raises:
         BadRule: If the expression, the zone, or their combination cannot be read.
@@ -105,7 +129,7 @@ def cron(expression: str, *, zone: str = "UTC") -> Rule:
         CronSim(expression, EPOCH)
     except CronSimError as error:
         raise BadRule(f"the cron rule {expression!r} cannot be read: {error}") from None
-    rule = Cron(expression, zone)
+    rule = Cron(expression, zone, FirePolicy(missed, overlap))
     rule.next_after(EPOCH)
     return rule
 

@@ -40,15 +40,17 @@ class Slot(Base):
     __tablename__ = "slots"
     __table_args__ = (
         UniqueConstraint("schedule", "fire_at"),
-        CheckConstraint("outcome IN ('ran', 'coalesced', 'skipped_paused', 'fired_by_hand')", "outcome"),
+        CheckConstraint(
+            "outcome IN ('ran', 'caught_up', 'coalesced', 'missed', 'skipped_paused', 'fired_by_hand')", "outcome"
+        ),
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     schedule: Mapped[str] = mapped_column(ForeignKey("schedules.name", ondelete="CASCADE"))
     #: Nominal time of the fire.
     fire_at: Mapped[datetime]
-    #: `ran`; `coalesced` into a later slot after downtime, or into a run of the schedule that is unfinished;
-    #: `skipped_paused`; `fired_by_hand`.
+    #: `ran`; `caught_up`: missed, and made up for by a run; `coalesced` into a later slot after downtime, or into a run
+    #: of the schedule that is unfinished; `missed`, and not made up for; `skipped_paused`; `fired_by_hand`.
     outcome: Mapped[str]
     #: The run it caused, or the one it was folded into.
     run_id: Mapped[int | None] = mapped_column(BigInteger)

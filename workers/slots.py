@@ -1,27 +1,28 @@
 """Firing schedules: one slot row, one run and the next fire, in one transaction.
 
 Due schedules are taken with SKIP LOCKED and the database's clock decides what is due, so any number of schedulers may
-run without a leader; the unique slot makes a double fire impossible whatever happens. After downtime the missed fires
-are folded into the last one: each gets its row, marked `coalesced`, and one run does the work. While a run of the
-schedule is unfinished, a new fire is folded into it, so an upstream that is away does not pile up runs; the lock on
-the schedule's row makes that safe. A paused schedule records that it skipped.
+run without a leader; the unique slot makes a double fire impossible whatever happens. Each planned fire gets its row
+with its outcome: what becomes of those that were missed in a downtime, and of one that meets an unfinished run of its
+schedule, its policy says (`jobs/_fire_policy.py`); the lock on the schedule's row makes that look at the runs safe. A
+paused schedule records that it skipped.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
 import jobs
-from jobs import BadArguments, BadRule, Job, Rule, UnknownJob
+from jobs import BadArguments, BadRule, Job, Overlap, Rule, UnknownJob
+from jobs._fire_policy import outcomes
 from jobs._schedule import fires
 from workers import logs
 
-#: Missed fires that get a row of their own after downtime; earlier ones are only counted.
+#: Missed fires that get a row of their own after downtime, unless more are made up for; earlier ones have none.
 MOST_MISSED = 100
 
 DECLARE = text("""
@@ -57,14 +58,37 @@ DUE = text("""
     ORDER BY next_fire_at FOR UPDATE SKIP LOCKED
 """)
 ADVANCE = text("UPDATE schedules SET next_fire_at = :next_fire_at WHERE name = :name")
-SLOT = text("""
-    INSERT INTO slots (schedule, fire_at, outcome) VALUES (:schedule, :fire_at, :outcome)
-    ON CONFLICT (schedule, fire_at) DO NOTHING RETURNING id
+RECORDED = text("SELECT fire_at FROM slots WHERE schedule = :schedule AND fire_at = ANY(:fires)")
+SLOTS = text("""
+    INSERT INTO slots (schedule, fire_at, outcome, run_id)
+    SELECT :schedule, * FROM unnest(
+        CAST(:fires AS timestamptz[]), CAST(:outcomes AS text[]), CAST(:run_ids AS bigint[]))
 """)
-CAUSED = text("UPDATE slots SET run_id = :run_id, outcome = :outcome WHERE id = ANY(:ids)")
 UNFINISHED = text("""
-    SELECT id FROM runs WHERE schedule = :name AND state IN ('waiting', 'queued', 'running') ORDER BY id LIMIT 1
+    SELECT id, state <> 'running' AND attempt = 0 AS waits FROM runs
+    WHERE schedule = :name AND state IN ('waiting', 'queued', 'running') ORDER BY id
 """)
+REPLACE = text("""
+    UPDATE runs SET cancel_requested_at = now(),
+        state = CASE WHEN state = 'running' THEN state ELSE 'cancelled' END,
+        finished_at = CASE WHEN state = 'running' THEN finished_at ELSE now() END,
+        unique_key = CASE WHEN state = 'running' THEN unique_key END,
+        error = CASE WHEN state = 'running' THEN error ELSE 'cancelled: the next fire of its schedule replaced it' END
+    WHERE id IN (SELECT id FROM runs WHERE id = ANY(:ids) AND state IN ('waiting', 'queued', 'running')
+                 ORDER BY id FOR UPDATE)
+""")
+
+
+#: What a planned fire becomes that has a run of its own.
+WANT_A_RUN = {"ran", "caught_up"}
+
+
+class Recorded(NamedTuple):
+    """A slot."""
+
+    fire_at: datetime
+    outcome: str
+    run_id: int | None
 
 
 @dataclass(frozen=True)
@@ -128,36 +152,57 @@ def _fire(connection: Connection, job: Job[Any], row: Any) -> Fired | None:
     rule = job.schedule
     if rule is None:
         return None
-    *missed, last = _planned(rule, row.next_fire_at, row.now)
+    planned = _planned(rule, row.next_fire_at, row.now)
+    last = planned[-1]
     connection.execute(ADVANCE, {"name": job.name, "next_fire_at": rule.next_after(max(last, row.now))})
-    earlier = [
-        _slot(connection, job.name, moment, "skipped_paused" if row.paused else "coalesced") for moment in missed
-    ]
-    slot_id = _slot(connection, job.name, last, "skipped_paused" if row.paused else "ran")
-    if slot_id is None:
+    known = set(connection.execute(RECORDED, {"schedule": job.name, "fires": planned}).scalars())
+    fresh = [moment for moment in planned if moment not in known]
+    if last in known:
         return None
-    outcome, run_id = ("skipped_paused", None) if row.paused else _enqueue(connection, job, last)
-    if run_id is not None:
-        ids = [found for found in earlier if found is not None]
-        connection.execute(CAUSED, {"run_id": run_id, "outcome": "coalesced", "ids": ids})
-        connection.execute(CAUSED, {"run_id": run_id, "outcome": outcome, "ids": [slot_id]})
-    return Fired(job.name, last, outcome, run_id, (row.now - last).total_seconds())
+    became = ["skipped_paused"] * len(fresh) if row.paused else outcomes(fresh, row.now, rule.policy.missed)
+    slots = _with_runs(connection, job, rule.policy.overlap, list(zip(fresh, became, strict=True)))
+    _record(connection, job.name, slots)
+    return Fired(job.name, last, slots[-1].outcome, slots[-1].run_id, (row.now - last).total_seconds())
 
 
 def _planned(rule: Rule, first: datetime, now: datetime) -> list[datetime]:
     """Return the planned fires up to now: always the last one, and as many before it as get a row of their own."""
-    return list(deque(chain([first], fires(rule, first, now)), maxlen=MOST_MISSED + 1))
+    most = max(MOST_MISSED, rule.policy.missed.most)
+    return list(deque(chain([first], fires(rule, first, now)), maxlen=most + 1))
 
 
-def _slot(connection: Connection, schedule: str, fire_at: datetime, outcome: str) -> int | None:
-    return connection.execute(SLOT, {"schedule": schedule, "fire_at": fire_at, "outcome": outcome}).scalar()
+def _with_runs(
+    connection: Connection, job: Job[Any], overlap: Overlap, became: list[tuple[datetime, str]]
+) -> list[Recorded]:
+    """Enqueue what the fires want, unless a run is in the way."""
+    if not any(outcome in WANT_A_RUN for _, outcome in became):
+        return [Recorded(moment, outcome, None) for moment, outcome in became]
+    joined = _make_way(connection, job.name, overlap)
+    recorded = []
+    for moment, outcome in became:
+        if outcome not in WANT_A_RUN:
+            recorded.append(Recorded(moment, outcome, None))
+        elif joined is not None:
+            recorded.append(Recorded(moment, "coalesced", joined))
+        else:
+            recorded.append(Recorded(moment, outcome, job.options(slot=(job.name, moment)).enqueue(connection)))
+    run_id = recorded[-1].run_id
+    return [slot._replace(run_id=run_id) if slot.outcome == "coalesced" else slot for slot in recorded]
 
 
-def _enqueue(connection: Connection, job: Job[Any], fire_at: datetime) -> tuple[str, int]:
-    unfinished = connection.execute(UNFINISHED, {"name": job.name}).scalar()
-    if unfinished is not None:
-        return "coalesced", int(unfinished)
-    return "ran", job.options(slot=(job.name, fire_at)).enqueue(connection)
+def _make_way(connection: Connection, name: str, overlap: Overlap) -> int | None:
+    """Return the run that does the work of a new fire too; without one the way is free."""
+    unfinished = [] if overlap is Overlap.ALLOW else connection.execute(UNFINISHED, {"name": name}).all()
+    if overlap is Overlap.REPLACE and unfinished:
+        connection.execute(REPLACE, {"ids": [run.id for run in unfinished]})
+        return None
+    return next((int(run.id) for run in unfinished if overlap is Overlap.JOIN or run.waits), None)
+
+
+def _record(connection: Connection, schedule: str, slots: Sequence[Recorded]) -> None:
+    moments, became, run_ids = zip(*slots, strict=True)
+    values = {"schedule": schedule, "fires": list(moments), "outcomes": list(became), "run_ids": list(run_ids)}
+    connection.execute(SLOTS, values)
 
 
 def fire(connection: Connection, name: str) -> int:
@@ -171,6 +216,5 @@ def fire(connection: Connection, name: str) -> int:
         raise UnknownJob(f"{name} has no schedule: `headrace run {name}` starts it once")
     now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     run_id = job.options(slot=(job.name, now)).enqueue(connection)
-    slot_id = _slot(connection, job.name, now, "fired_by_hand")
-    connection.execute(CAUSED, {"run_id": run_id, "outcome": "fired_by_hand", "ids": [slot_id]})
+    _record(connection, job.name, [Recorded(now, "fired_by_hand", run_id)])
     return run_id

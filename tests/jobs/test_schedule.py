@@ -98,6 +98,13 @@ def test_a_daily_time_fires_exactly_once_on_every_day_of_a_year(zone: str, year:
         ("America/New_York", "30 2 * * *", datetime(2027, 3, 14, tzinfo=UTC), ["14 03:00-0400"]),
         ("Europe/London", "30 1 * * *", datetime(2027, 3, 28, tzinfo=UTC), ["28 02:00+0100"]),
         ("America/New_York", "30 1 * * *", datetime(2027, 11, 7, tzinfo=UTC), ["07 01:30-0400"]),
+        ("Europe/Berlin", "30 2 * * *", datetime(2027, 3, 28, tzinfo=UTC), ["28 03:00+0200"]),
+        ("Europe/Berlin", "30 2 * * *", datetime(2027, 10, 31, tzinfo=UTC), ["31 02:30+0200"]),
+        ("Australia/Lord_Howe", "15 2 * * *", datetime(2027, 10, 2, 12, tzinfo=UTC), ["03 02:30+1100"]),
+        ("Australia/Lord_Howe", "45 1 * * *", datetime(2027, 4, 3, 12, tzinfo=UTC), ["04 01:45+1100"]),
+        ("Africa/Casablanca", "30 2 * * *", datetime(2027, 3, 14, tzinfo=UTC), ["14 03:00+0100"]),
+        ("Africa/Casablanca", "30 2 * * *", datetime(2027, 2, 7, tzinfo=UTC), ["07 02:30+0100"]),
+        ("Asia/Kathmandu", "30 2 * * *", datetime(2027, 3, 28, tzinfo=UTC), ["29 02:30+0545"]),
     ],
 )
 def test_a_fixed_time_in_the_gap_fires_right_after_it_and_a_doubled_one_the_first_time(
@@ -111,6 +118,12 @@ def test_every_real_hour_has_its_fire_on_the_days_the_clock_moves() -> None:
     for day in (datetime(2027, 3, 14, tzinfo=UTC), datetime(2027, 11, 7, tzinfo=UTC)):
         found = list(fires(rule, day, day + timedelta(days=1)))
         assert [b - a for a, b in pairwise(found)] == [timedelta(hours=1)] * 23
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Australia/Lord_Howe", "Africa/Casablanca", "Asia/Kathmandu"])
+def test_every_so_many_minutes_means_elapsed_ones_all_through_a_year(zone: str) -> None:
+    found = fires(cron("*/30 * * * *", zone=zone), datetime(2027, 1, 1, tzinfo=UTC), datetime(2028, 1, 1, tzinfo=UTC))
+    assert {after - before for before, after in pairwise(found)} == {timedelta(minutes=30)}
 
 
 def test_sunday_is_nought_and_seven_and_monday_is_one() -> None:

@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 import jobs
-from jobs import BadRule, Context, Job, UnknownJob, cron, every, job
+from jobs import SKIP, BadRule, Context, Job, Overlap, Rule, UnknownJob, cron, each, every, job
 from jobs import _job as registry
+from jobs._fire_policy import LATE, MAKE_IT_SO
 from tests.workers import rows
 from tests.workers.trial_jobs import effect
 from workers import ledger, slots
@@ -44,6 +45,11 @@ def late(engine: Engine) -> Callable[[str], None]:
         rows.change(engine, f"UPDATE schedules SET next_fire_at = {moment}", late=how_long)
 
     return make
+
+
+def plan(rule: Rule, *, limit: int | None = None) -> None:
+    """Let the job fire by another rule."""
+    registry._registry[NAME] = replace(registry._registry[NAME], schedule=rule, limit=limit)
 
 
 def declare(engine: Engine) -> None:
@@ -176,6 +182,95 @@ def test_a_fire_while_the_last_run_runs_is_folded_into_it_and_one_after_its_end_
     assert third.run_id != first.run_id
 
 
+def test_one_run_catches_up_when_even_the_last_fire_is_long_ago(engine: Engine, late: Callable[[str], None]) -> None:
+    plan(every(minutes=7))
+    late("20 minutes")
+    rows.change(engine, "UPDATE schedules SET next_fire_at = now() - interval '10 minutes'")
+    fired = take(engine)[0]
+    assert recorded(engine)[-1].outcome == fired.outcome == ("caught_up" if fired.lateness > LATE else "ran")
+    assert rows.unfinished(engine) == 1
+
+
+def test_missed_fires_that_are_let_go_are_recorded_as_missed(engine: Engine, late: Callable[[str], None]) -> None:
+    plan(every(minutes=1, missed=SKIP))
+    late("5 minutes")
+    (fired,) = take(engine)
+    found = recorded(engine)
+    assert [(slot.outcome, slot.run_id) for slot in found] == [("missed", None)] * 5 + [("ran", fired.run_id)]
+    assert rows.unfinished(engine) == 1
+
+
+def test_each_missed_fire_has_a_run_that_knows_what_it_is_for(engine: Engine, late: Callable[[str], None]) -> None:
+    plan(every(minutes=1, missed=each(most=3)))
+    late("5 minutes")
+    take(engine)
+    found = recorded(engine)
+    assert [slot.outcome for slot in found] == ["missed"] * 2 + ["caught_up"] * 3 + ["ran"]
+    with engine.connect() as connection:
+        runs = list(connection.execute(text("SELECT id, slot_at FROM runs ORDER BY id")))
+    assert [tuple(run) for run in runs] == [(slot.run_id, slot.fire_at) for slot in found[2:]]
+
+
+def test_a_run_in_the_way_does_the_work_of_all_missed_fires(engine: Engine, late: Callable[[str], None]) -> None:
+    plan(every(minutes=1, missed=each(most=3)))
+    late("0")
+    first = take(engine)[0]
+    rows.change(engine, "UPDATE schedules SET next_fire_at = :moment - interval '90 s'", moment=first.fire_at)
+    take(engine)
+    assert {(slot.outcome, slot.run_id) for slot in recorded(engine) if slot.outcome != "ran"} <= {
+        ("coalesced", first.run_id)
+    }
+    assert rows.unfinished(engine) == 1
+
+
+def fire_again(engine: Engine, before: Fired, later: int) -> Fired:
+    """Let the next fire be due some milliseconds after an earlier one, and take it."""
+    again = "UPDATE schedules SET next_fire_at = :moment + :later * interval '1 ms'"
+    rows.change(engine, again, moment=before.fire_at, later=later)
+    return take(engine)[0]
+
+
+def test_fires_may_run_side_by_side(engine: Engine, late: Callable[[str], None]) -> None:
+    plan(every(minutes=1, overlap=Overlap.ALLOW))
+    late("0")
+    first = take(engine)[0]
+    second = fire_again(engine, first, 1)
+    assert (first.outcome, second.outcome) == ("ran", "ran")
+    assert rows.unfinished(engine) == 2
+
+
+def test_one_run_queues_behind_the_one_that_runs_and_further_fires_join_it(
+    engine: Engine, late: Callable[[str], None]
+) -> None:
+    plan(every(minutes=1, overlap=Overlap.QUEUE), limit=1)
+    late("0")
+    first = take(engine)[0]
+    rows.change(engine, "UPDATE runs SET state = 'running', attempt = 1, started_at = now()")
+    second = fire_again(engine, first, 1)
+    third = fire_again(engine, first, 2)
+    assert (second.outcome, third.outcome, third.run_id) == ("ran", "coalesced", second.run_id)
+    assert rows.unfinished(engine) == 2
+
+
+@pytest.mark.parametrize(("state", "becomes"), [("waiting", "cancelled"), ("running", "running")])
+def test_a_run_in_the_way_is_cancelled_for_a_new_one(
+    engine: Engine, late: Callable[[str], None], state: str, becomes: str
+) -> None:
+    plan(every(minutes=1, overlap=Overlap.REPLACE))
+    late("0")
+    first = take(engine)[0]
+    assert first.run_id is not None
+    rows.change(engine, "UPDATE runs SET state = :state, started_at = now()", state=state)
+    second = fire_again(engine, first, 1)
+    old = rows.run_row(engine, first.run_id)
+    assert (old.state, old.cancel_requested_at is not None, old.finished_at is None) == (
+        becomes,
+        True,
+        becomes == "running",
+    )
+    assert (second.outcome, second.run_id == first.run_id) == ("ran", False)
+
+
 def test_a_paused_schedule_records_that_it_skipped(engine: Engine, late: Callable[[str], None]) -> None:
     late("0")
     rows.change(engine, "UPDATE schedules SET paused_at = now(), paused_by = 'ada'")
@@ -272,7 +367,7 @@ def test_the_clock_of_the_database_decides(engine: Engine, late: Callable[[str],
 class Broken:
     """A rule that cannot say when it fires next."""
 
-    text, zone = "broken", "UTC"
+    text, zone, policy = "broken", "UTC", MAKE_IT_SO
 
     def next_after(self, moment: datetime) -> datetime:
         raise BadRule(f"nobody knows what comes after {moment}")

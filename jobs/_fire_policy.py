@@ -1,0 +1,102 @@
+"""What becomes of fires that came too late, and of one that meets a run of its schedule that has not ended.
+
+Nobody recorded a fire in time because no scheduler ran, or none could reach the database. `missed` says what is made up
+for then:
+
+    ONCE       one run does the work of all; the default, for jobs that say "make it so"
+    SKIP       nothing; the next fire comes in time
+    each(...)  a run for each of the newest ones, which reads in `context.slot_at` what it is for
+
+`overlap` says what a fire does when an earlier run still waits or runs:
+
+    JOIN       nothing new: that run does its work; the default
+    QUEUE      one run may wait behind the one that runs; further fires join it
+    ALLOW      a new run, side by side
+    REPLACE    the earlier run is cancelled for a new one
+
+Whatever is decided, each planned fire has its slot with one outcome.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+#: Seconds after which a fire that nobody recorded counts as missed.
+LATE = 60.0
+#: Missed fires of a schedule that may get a run each.
+MOST_EACH = 1_000
+
+
+class BadRule(ValueError):  # noqa: N818 - reads as what it is in a message
+    """A schedule's rule or policy cannot be read; the message says which part."""
+
+
+class Overlap(StrEnum):
+    """What a fire does when a run of its schedule has not ended."""
+
+    JOIN = "join"
+    QUEUE = "queue"
+    ALLOW = "allow"
+    REPLACE = "replace"
+
+
+@dataclass(frozen=True)
+class Missed:
+    """How many missed fires are made up for."""
+
+    #: The newest ones.
+    most: int
+    #: Not older than this, in seconds.
+    within: float = math.inf
+    #: All of them by the run of the last fire.
+    folded: bool = False
+
+
+ONCE = Missed(1, folded=True)
+SKIP = Missed(0)
+
+
+def each(*, most: int, within: float = math.inf) -> Missed:
+    """Return a policy that gives missed fires a run each.
+
+    Args:
+        most: How many, the newest ones.
+        within: Seconds; older fires are not made up for.
+
+    Raises:
+        BadRule: If there would be none, or too many.
+    """
+    if not 1 <= most <= MOST_EACH:
+        raise BadRule(f"{most} missed fires cannot be made up for: give 1 to {MOST_EACH}")
+    if not within > 0:
+        raise BadRule(f"missed fires of the last {within:g} s are none: give a longer time, or SKIP")
+    return Missed(most, within)
+
+
+@dataclass(frozen=True)
+class FirePolicy:
+    """What a schedule does when not all goes as planned."""
+
+    missed: Missed
+    overlap: Overlap
+
+
+MAKE_IT_SO = FirePolicy(ONCE, Overlap.JOIN)
+
+
+def outcomes(planned: Sequence[datetime], now: datetime, missed: Missed) -> list[str]:
+    """Return what planned fires become, oldest first, if no run is in the way.
+
+    `ran` and `caught_up` want a run each, `coalesced` has the run of the last one, `missed` has none.
+    """
+    ages = [(now - moment).total_seconds() for moment in planned]
+    if missed.folded:
+        return ["coalesced"] * (len(ages) - 1) + ["caught_up" if ages[-1] > LATE else "ran"]
+    late = [age for age in ages if age > LATE]
+    given_up = len(late) - missed.most
+    return [
+        "ran" if age <= LATE else "caught_up" if place >= given_up and age <= missed.within else "missed"
+        for place, age in enumerate(ages)
+    ]
