@@ -1,4 +1,4 @@
-"""What becomes of fires that came too late, and of one that meets a run of its schedule that has not ended.
+"""What a schedule does beside its rule: about fires that came too late, a run in the way, holidays, crowded hours.
 
 Nobody recorded a fire in time because no scheduler ran, or none could reach the database. `missed` says what is made up
 for then:
@@ -14,19 +14,28 @@ for then:
     ALLOW      a new run, side by side
     REPLACE    the earlier run is cancelled for a new one
 
+`excluding` names days on which it does not fire, in the zone of its rule: a set of dates, or anything that can tell
+whether it contains one. `jitter` spreads schedules that share a time: each starts its runs up to so many seconds later,
+always by the same.
+
 Whatever is decided, each planned fire has its slot with one outcome.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
+from hashlib import sha256
+from typing import TypedDict
+from zoneinfo import ZoneInfo
 
 #: Seconds after which a fire that nobody recorded counts as missed.
 LATE = 60.0
 #: Missed fires of a schedule that may get a run each.
 MOST_EACH = 1_000
+#: Seconds.
+MOST_JITTER = 86_400
 
 
 class BadRule(ValueError):  # noqa: N818 - reads as what it is in a message
@@ -75,15 +84,44 @@ def each(*, most: int, within: float = math.inf) -> Missed:
     return Missed(most, within)
 
 
-@dataclass(frozen=True)
-class FirePolicy:
-    """What a schedule does when not all goes as planned."""
+class Policies(TypedDict, total=False):
+    """What may be said beside a rule; see the module."""
 
     missed: Missed
     overlap: Overlap
+    excluding: Container[date]
+    jitter: float
 
 
-MAKE_IT_SO = FirePolicy(ONCE, Overlap.JOIN)
+@dataclass(frozen=True)
+class FirePolicy:
+    """What a schedule does beside its rule.
+
+    Raises:
+        BadRule: If the jitter is none.
+    """
+
+    missed: Missed = ONCE
+    overlap: Overlap = Overlap.JOIN
+    excluding: Container[date] = frozenset()
+    #: Seconds.
+    jitter: float = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.jitter <= MOST_JITTER:
+            raise BadRule(f"a jitter of {self.jitter:g} s makes no sense: give 0 to {MOST_JITTER} s")
+
+    def excludes(self, moment: datetime, zone: str) -> bool:
+        """Whether the day of this moment in the zone is left out."""
+        return moment.astimezone(ZoneInfo(zone)).date() in self.excluding
+
+    def starts(self, schedule: str, moment: datetime) -> datetime:
+        """Return when the run of a fire is due: the same distance for each fire of one schedule."""
+        share = int.from_bytes(sha256(schedule.encode()).digest()[:8], "big") / 2**64
+        return moment + timedelta(seconds=self.jitter * share)
+
+
+MAKE_IT_SO = FirePolicy()
 
 
 def outcomes(planned: Sequence[datetime], now: datetime, missed: Missed) -> list[str]:
@@ -91,6 +129,8 @@ def outcomes(planned: Sequence[datetime], now: datetime, missed: Missed) -> list
 
     `ran` and `caught_up` want a run each, `coalesced` has the run of the last one, `missed` has none.
     """
+    if not planned:
+        return []
     ages = [(now - moment).total_seconds() for moment in planned]
     if missed.folded:
         return ["coalesced"] * (len(ages) - 1) + ["caught_up" if ages[-1] > LATE else "ran"]

@@ -9,12 +9,12 @@ after it, and one that happens twice fires once. The arithmetic is cronsim's.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Protocol, Unpack
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from jobs._fire_policy import MAKE_IT_SO, ONCE, BadRule, FirePolicy, Missed, Overlap
+from jobs._fire_policy import MAKE_IT_SO, BadRule, FirePolicy, Policies
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Units that an interval is shown in, largest first, with their seconds.
@@ -80,25 +80,17 @@ class Cron:
         return fire
 
 
-def every(
-    *,
-    hours: float = 0,
-    minutes: float = 0,
-    seconds: float = 0,
-    missed: Missed = ONCE,
-    overlap: Overlap = Overlap.JOIN,
-) -> Rule:
+def every(*, hours: float = 0, minutes: float = 0, seconds: float = 0, **policies: Unpack[Policies]) -> Rule:
     """Return a rule that fires at a fixed interval of at least one second.
 
     Args:
         hours: Of the interval, with the others added.
         minutes: Of the interval.
         seconds: Of the interval.
-        missed: What is made up for after downtime.
-        overlap: What a fire does when an earlier run has not ended.
+        policies: What it does beside that, see `jobs/_fire_policy.py`.
 
     Raises:
-        BadRule: If the interval is shorter than a second, or no number.
+        BadRule: If the interval is shorter than a second, or no number; if a policy makes no sense.
     """
     try:
         interval = timedelta(hours=hours, minutes=minutes, seconds=seconds)
@@ -106,20 +98,19 @@ def every(
         raise BadRule("the interval cannot be read: give a number of hours, minutes or seconds") from None
     if interval < timedelta(seconds=1):
         raise BadRule(f"an interval of {interval.total_seconds():g} s is too short: use one second or more")
-    return Every(interval, policy=FirePolicy(missed, overlap))
+    return Every(interval, policy=FirePolicy(**policies))
 
 
-def cron(expression: str, *, zone: str = "UTC", missed: Missed = ONCE, overlap: Overlap = Overlap.JOIN) -> Rule:
+def cron(expression: str, *, zone: str = "UTC", **policies: Unpack[Policies]) -> Rule:
     """Return a rule in cron's five fields (or six with seconds first), read in an IANA zone.
 
     Args:
         expression: The fields.
         zone: In which the clock is read.
-        missed: What is made up for after downtime.
-        overlap: What a fire does when an earlier run has not ended.
+        policies: What it does beside that, see `jobs/_fire_policy.py`.
 
     Raises:
-        BadRule: If the expression, the zone, or their combination cannot be read.
+        BadRule: If the expression, the zone, or their combination cannot be read; if a policy makes no sense.
     """
     try:
         ZoneInfo(zone)
@@ -129,7 +120,7 @@ def cron(expression: str, *, zone: str = "UTC", missed: Missed = ONCE, overlap: 
         CronSim(expression, EPOCH)
     except CronSimError as error:
         raise BadRule(f"the cron rule {expression!r} cannot be read: {error}") from None
-    rule = Cron(expression, zone, FirePolicy(missed, overlap))
+    rule = Cron(expression, zone, FirePolicy(**policies))
     rule.next_after(EPOCH)
     return rule
 

@@ -30,6 +30,8 @@ class Schedule(Base):
     paused_at: Mapped[datetime | None]
     paused_by: Mapped[str | None]
     reason: Mapped[str | None]
+    #: When it fires again by itself; empty while only a person can resume it.
+    paused_until: Mapped[datetime | None]
     #: Set when the code no longer declares it.
     retired_at: Mapped[datetime | None]
 
@@ -41,7 +43,9 @@ class Slot(Base):
     __table_args__ = (
         UniqueConstraint("schedule", "fire_at"),
         CheckConstraint(
-            "outcome IN ('ran', 'caught_up', 'coalesced', 'missed', 'skipped_paused', 'fired_by_hand')", "outcome"
+            "outcome IN ('ran', 'caught_up', 'coalesced', 'missed', 'skipped_paused', 'skipped_calendar', "
+            "'fired_by_hand')",
+            "outcome",
         ),
     )
 
@@ -50,7 +54,8 @@ class Slot(Base):
     #: Nominal time of the fire.
     fire_at: Mapped[datetime]
     #: `ran`; `caught_up`: missed, and made up for by a run; `coalesced` into a later slot after downtime, or into a run
-    #: of the schedule that is unfinished; `missed`, and not made up for; `skipped_paused`; `fired_by_hand`.
+    #: of the schedule that is unfinished; `missed`, and not made up for; `skipped_paused`; `skipped_calendar`: on a day
+    #: that the schedule leaves out; `fired_by_hand`.
     outcome: Mapped[str]
     #: The run it caused, or the one it was folded into.
     run_id: Mapped[int | None] = mapped_column(BigInteger)

@@ -59,6 +59,7 @@ class ScheduleView:
     paused_at: datetime | None
     paused_by: str | None
     reason: str | None
+    paused_until: datetime | None
     retired_at: datetime | None
     #: The newest slot; all empty when it never fired.
     last_fire_at: datetime | None
@@ -251,8 +252,8 @@ QUEUES = text("""
 """)
 
 SCHEDULES = text("""
-    SELECT s.name, s.rule, s.zone, s.next_fire_at, s.paused_at, s.paused_by, s.reason, s.retired_at,
-           last.fire_at AS last_fire_at, last.outcome AS last_outcome, last.run_id AS last_run_id,
+    SELECT s.name, s.rule, s.zone, s.next_fire_at, s.paused_at, s.paused_by, s.reason, s.paused_until,
+           s.retired_at, last.fire_at AS last_fire_at, last.outcome AS last_outcome, last.run_id AS last_run_id,
            runs.state AS last_run_state
     FROM schedules s
     LEFT JOIN LATERAL (

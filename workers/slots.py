@@ -18,7 +18,7 @@ from sqlalchemy import Connection, text
 
 import jobs
 from jobs import BadArguments, BadRule, Job, Overlap, Rule, UnknownJob
-from jobs._fire_policy import outcomes
+from jobs._fire_policy import FirePolicy, outcomes
 from jobs._schedule import fires
 from workers import logs
 
@@ -37,8 +37,9 @@ RETIRE = text("UPDATE schedules SET retired_at = now() WHERE retired_at IS NULL 
 # A renamed job keeps its schedule: whether it is paused, its next fire, its history, and the run under way.
 RENAME = (
     text("""
-        INSERT INTO schedules (name, rule, zone, next_fire_at, paused_at, paused_by, reason, retired_at)
-        SELECT :name, rule, zone, next_fire_at, paused_at, paused_by, reason, retired_at FROM schedules
+        INSERT INTO schedules
+            (name, rule, zone, next_fire_at, paused_at, paused_by, reason, paused_until, retired_at)
+        SELECT :name, rule, zone, next_fire_at, paused_at, paused_by, reason, paused_until, retired_at FROM schedules
         WHERE name = ANY(:former) ORDER BY retired_at NULLS FIRST LIMIT 1 ON CONFLICT (name) DO NOTHING
     """),
     text("""
@@ -53,9 +54,18 @@ RENAME = (
 )
 FORMER = text("SELECT name FROM schedules WHERE name = ANY(:former) ORDER BY name FOR UPDATE")
 DUE = text("""
-    SELECT name, next_fire_at, paused_at IS NOT NULL AS paused, now() AS now FROM schedules
+    SELECT name, next_fire_at, paused_at IS NOT NULL AS paused, paused_until, now() AS now FROM schedules
     WHERE retired_at IS NULL AND next_fire_at <= now() AND name = ANY(:names)
     ORDER BY next_fire_at FOR UPDATE SKIP LOCKED
+""")
+# What was planned within the pause is recorded before: a schedule that another scheduler is firing now is lifted later.
+LIFT = text("""
+    WITH lifted AS (
+        UPDATE schedules SET paused_at = NULL, paused_by = NULL, reason = NULL, paused_until = NULL
+        WHERE name IN (SELECT name FROM schedules WHERE paused_until <= now() ORDER BY name FOR UPDATE SKIP LOCKED)
+        RETURNING name
+    )
+    INSERT INTO audit (actor, action, target, count) SELECT 'the clock', 'schedules resume', name, 1 FROM lifted
 """)
 ADVANCE = text("UPDATE schedules SET next_fire_at = :next_fire_at WHERE name = :name")
 RECORDED = text("SELECT fire_at FROM slots WHERE schedule = :schedule AND fire_at = ANY(:fires)")
@@ -135,7 +145,9 @@ def take_due(connection: Connection) -> list[Fired]:
     """Record every schedule that is due, in the caller's transaction."""
     scheduled = {job.name: job for job in jobs.all_jobs().values() if job.schedule is not None}
     due = connection.execute(DUE, {"names": list(scheduled)}).all()
-    return [fired for row in due if (fired := _fire_alone(connection, scheduled[row.name], row))]
+    fired = [_fire_alone(connection, scheduled[row.name], row) for row in due]
+    connection.execute(LIFT)
+    return [one for one in fired if one is not None]
 
 
 def _fire_alone(connection: Connection, job: Job[Any], row: Any) -> Fired | None:
@@ -159,8 +171,7 @@ def _fire(connection: Connection, job: Job[Any], row: Any) -> Fired | None:
     fresh = [moment for moment in planned if moment not in known]
     if last in known:
         return None
-    became = ["skipped_paused"] * len(fresh) if row.paused else outcomes(fresh, row.now, rule.policy.missed)
-    slots = _with_runs(connection, job, rule.policy.overlap, list(zip(fresh, became, strict=True)))
+    slots = _with_runs(connection, job, rule.policy, _became(rule, row, fresh))
     _record(connection, job.name, slots)
     return Fired(job.name, last, slots[-1].outcome, slots[-1].run_id, (row.now - last).total_seconds())
 
@@ -171,13 +182,26 @@ def _planned(rule: Rule, first: datetime, now: datetime) -> list[datetime]:
     return list(deque(chain([first], fires(rule, first, now)), maxlen=most + 1))
 
 
+def _became(rule: Rule, row: Any, planned: Sequence[datetime]) -> list[tuple[datetime, str]]:
+    """Return what fires become if no run is in the way."""
+    became = {}
+    for moment in planned:
+        if row.paused and (row.paused_until is None or moment < row.paused_until):
+            became[moment] = "skipped_paused"
+        elif rule.policy.excludes(moment, rule.zone):
+            became[moment] = "skipped_calendar"
+    left = [moment for moment in planned if moment not in became]
+    became |= zip(left, outcomes(left, row.now, rule.policy.missed), strict=True)
+    return [(moment, became[moment]) for moment in planned]
+
+
 def _with_runs(
-    connection: Connection, job: Job[Any], overlap: Overlap, became: list[tuple[datetime, str]]
+    connection: Connection, job: Job[Any], policy: FirePolicy, became: list[tuple[datetime, str]]
 ) -> list[Recorded]:
     """Enqueue what the fires want, unless a run is in the way."""
     if not any(outcome in WANT_A_RUN for _, outcome in became):
         return [Recorded(moment, outcome, None) for moment, outcome in became]
-    joined = _make_way(connection, job.name, overlap)
+    joined = _make_way(connection, job.name, policy.overlap)
     recorded = []
     for moment, outcome in became:
         if outcome not in WANT_A_RUN:
@@ -185,9 +209,11 @@ def _with_runs(
         elif joined is not None:
             recorded.append(Recorded(moment, "coalesced", joined))
         else:
-            recorded.append(Recorded(moment, outcome, job.options(slot=(job.name, moment)).enqueue(connection)))
-    run_id = recorded[-1].run_id
-    return [slot._replace(run_id=run_id) if slot.outcome == "coalesced" else slot for slot in recorded]
+            due_at = policy.starts(job.name, moment) if policy.jitter else None
+            new = job.options(slot=(job.name, moment), due_at=due_at).enqueue(connection)
+            recorded.append(Recorded(moment, outcome, new))
+    last = next((slot.run_id for slot in reversed(recorded) if slot.run_id is not None), None)
+    return [slot._replace(run_id=last) if slot.outcome == "coalesced" else slot for slot in recorded]
 
 
 def _make_way(connection: Connection, name: str, overlap: Overlap) -> int | None:

@@ -1,6 +1,6 @@
 """What becomes of missed fires is decided by their age alone, and every fire has its outcome."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import jobs
 from jobs import ONCE, SKIP, BadRule, Context, Missed, Overlap, each, every
-from jobs._fire_policy import LATE, MOST_EACH, outcomes
+from jobs._fire_policy import LATE, MOST_EACH, MOST_JITTER, FirePolicy, outcomes
 
 NOW = datetime(2026, 11, 25, 4, 0, tzinfo=UTC)
 POLICIES = st.one_of(
@@ -51,6 +51,27 @@ def test_the_documented_table_of_a_downtime_of_three_hours() -> None:
 def test_a_policy_that_makes_no_sense_says_so(most: int, within: float) -> None:
     with pytest.raises(BadRule, match="missed fires"):
         each(most=most, within=within)
+
+
+@given(st.text(min_size=1), st.floats(0, MOST_JITTER))
+def test_a_jitter_is_the_same_for_every_fire_of_a_schedule_and_within_its_bound(schedule: str, jitter: float) -> None:
+    policy = FirePolicy(jitter=jitter)
+    distance = policy.starts(schedule, NOW) - NOW
+    assert timedelta() <= distance <= timedelta(seconds=jitter)
+    tomorrow = NOW + timedelta(days=1)
+    assert policy.starts(schedule, tomorrow) - tomorrow == distance
+
+
+def test_a_day_is_left_out_by_the_clock_of_the_zone() -> None:
+    policy = FirePolicy(excluding={date(2026, 12, 25)})
+    assert policy.excludes(datetime(2026, 12, 24, 23, 30, tzinfo=UTC), "Europe/Berlin")
+    assert not policy.excludes(datetime(2026, 12, 25, 23, 30, tzinfo=UTC), "Europe/Berlin")
+
+
+@pytest.mark.parametrize("jitter", [-1, MOST_JITTER + 1, float("nan")])
+def test_a_jitter_that_makes_no_sense_says_so(jitter: float) -> None:
+    with pytest.raises(BadRule, match="jitter"):
+        every(hours=1, jitter=jitter)
 
 
 def test_fires_that_queue_need_a_job_that_runs_once_at_a_time() -> None:

@@ -23,7 +23,7 @@ from workers.census import GenerationView, IndexView, ProcessView, QueueView, Sc
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 QUEUE = QueueView("search", 0, 0, 0, 0, None, None, None, None, None, 1)
 SCHEDULE = ScheduleView(
-    "a.b", "every 60 s", "UTC", NOW + timedelta(seconds=9), None, None, None, None, None, None, None, None
+    "a.b", "every 60 s", "UTC", NOW + timedelta(seconds=9), None, None, None, None, None, None, None, None, None
 )
 STREAM = StreamView(
     "warehouse", "products", NOW, NOW, 60.0, {}, walking=False, run_id=None, quarantined=0, held_deletions=0

@@ -380,6 +380,19 @@ def test_a_held_queue_says_who_holds_it_and_why(ask: Cli, engine: Engine) -> Non
     assert "was not paused" in ask("queues", "resume", "warehouse").stdout
 
 
+def test_the_pause_of_a_schedule_may_have_an_end(ask: Cli, engine: Engine) -> None:
+    rows.change(
+        engine,
+        "INSERT INTO schedules (name, rule, zone, next_fire_at) VALUES ('warehouse.sync', 'every 1 h', 'UTC', now())",
+    )
+    told = ask("schedules", "pause", "warehouse.sync", "--by", "kim", "--reason", "they move", "--until", "2999-01-01")
+    assert "schedule warehouse.sync is paused until 2999-01-01" in told.stdout
+    assert "paused by kim until" in ask("schedules", "list").stdout
+    assert "goes on" in ask("schedules", "resume", "warehouse.sync").stdout
+    (listed,) = parsed(ask("schedules", "list", "--json"))
+    assert (listed["paused_at"], listed["paused_until"]) == (None, None)
+
+
 def test_an_upstream_is_held_and_reset(ask: Cli) -> None:
     ask("upstreams", "pause", "stripe", "--by", "kim")
     stripe = next(row for row in parsed(ask("upstreams", "list", "--json")) if row["name"] == "stripe")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime
 from threading import Barrier
 from typing import Any
 
@@ -269,6 +269,61 @@ def test_a_run_in_the_way_is_cancelled_for_a_new_one(
         becomes == "running",
     )
     assert (second.outcome, second.run_id == first.run_id) == ("ran", False)
+
+
+def test_a_pause_ends_at_its_time_and_the_clock_is_in_the_audit(engine: Engine, late: Callable[[str], None]) -> None:
+    plan(every(minutes=1, missed=each(most=9)))
+    late("4 minutes")
+    rows.change(
+        engine,
+        """
+        UPDATE schedules SET paused_at = now() - interval '1 h', paused_by = 'ada', reason = 'they move',
+            paused_until = date_trunc('minute', now()) - interval '2 minutes'
+        """,
+    )
+    take(engine)
+    became = [slot.outcome for slot in recorded(engine)]
+    assert became == ["skipped_paused"] * 2 + ["caught_up"] * 2 + ["ran"]
+    row = schedule(engine)
+    assert (row.paused_at, row.paused_by, row.reason, row.paused_until) == (None, None, None, None)
+    assert rows.one(engine, "SELECT actor FROM audit WHERE action = 'schedules resume'") == "the clock"
+
+
+def test_a_pause_whose_time_has_not_come_goes_on(engine: Engine, late: Callable[[str], None]) -> None:
+    late("0")
+    rows.change(
+        engine, "UPDATE schedules SET paused_at = now(), paused_by = 'ada', paused_until = now() + interval '1 h'"
+    )
+    assert take(engine)[0].outcome == "skipped_paused"
+    assert schedule(engine).paused_by == "ada"
+
+
+class Always:
+    """Every day is a holiday."""
+
+    def __contains__(self, day: object) -> bool:
+        return isinstance(day, date)
+
+
+def test_on_a_day_that_is_left_out_nothing_runs_and_the_slot_says_so(
+    engine: Engine, late: Callable[[str], None]
+) -> None:
+    plan(every(minutes=1, excluding=Always()))
+    late("3 minutes")
+    (fired,) = take(engine)
+    assert (fired.outcome, fired.run_id) == ("skipped_calendar", None)
+    assert {slot.outcome for slot in recorded(engine)} == {"skipped_calendar"}
+    assert rows.unfinished(engine) == 0
+
+
+def test_a_jitter_moves_the_run_and_not_the_slot(engine: Engine, late: Callable[[str], None]) -> None:
+    plan(every(minutes=1, jitter=3_600))
+    late("0")
+    (fired,) = take(engine)
+    assert fired.run_id is not None
+    run = rows.run_row(engine, fired.run_id)
+    assert run.slot_at == fired.fire_at
+    assert 0 < (run.due_at - fired.fire_at).total_seconds() < 3_600
 
 
 def test_a_paused_schedule_records_that_it_skipped(engine: Engine, late: Callable[[str], None]) -> None:

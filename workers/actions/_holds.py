@@ -38,8 +38,13 @@ class Hold:
 
     @property
     def timed(self) -> bool:
-        """Whether a pause of it may end by itself, and go on with a ramp."""
+        """Whether a pause of it may end by itself."""
         return "paused_until" in self.table.c
+
+    @property
+    def gradual(self) -> bool:
+        """Whether it goes on with a ramp."""
+        return "ramp_seconds" in self.table.c
 
     def row(self, name: str) -> ColumnElement[bool]:
         """Return what its row satisfies."""
@@ -107,7 +112,9 @@ def pause(
     _require(connection, kind, name)
     held: dict[str, Any] = {"paused_at": func.now(), "paused_by": by, "reason": reason}
     if kind.timed:
-        held |= {"paused_until": until, "resumed_at": null(), "ramp_seconds": ramp or None}
+        held["paused_until"] = until
+    if kind.gradual:
+        held |= {"resumed_at": null(), "ramp_seconds": ramp or None}
     if kind.declared is None or name in kind.declared():
         connection.execute(insert(kind.table).values(**kind.identity(name)).on_conflict_do_nothing())
     details = {"reason": reason, "until": until.isoformat() if until else None}
@@ -123,8 +130,10 @@ def resume(connection: Connection, kind: Hold, name: str, *, by: str, action: st
     _require(connection, kind, name)
     held: dict[str, Any] = {"paused_at": null(), "paused_by": null(), "reason": null()}
     if kind.timed:
-        held |= {"paused_until": null(), "resumed_at": func.now() if ramp else null(), "ramp_seconds": ramp or None}
-    details = {"ramp": ramp} if kind.timed else {}
+        held["paused_until"] = null()
+    if kind.gradual:
+        held |= {"resumed_at": func.now() if ramp else null(), "ramp_seconds": ramp or None}
+    details = {"ramp": ramp} if kind.gradual else {}
     return _change(connection, kind, name, held, paused=True, by=by, action=action, details=details)
 
 

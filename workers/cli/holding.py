@@ -38,7 +38,7 @@ def resume(kind: Hold, name: str, *, by: str, dry_run: bool, action: str = "resu
         return
     with acting() as connection:
         changed = actions.resume(connection, kind, name, by=by, action=action, ramp=ramp)
-    gently = f", slowly at first, fully after {ramp} s" if ramp and kind.timed else ""
+    gently = f", slowly at first, fully after {ramp} s" if ramp and kind.gradual else ""
     typer.echo(f"{kind.noun} {name} " + (f"goes on{gently}" if changed else "was not paused: nothing was changed"))
 
 

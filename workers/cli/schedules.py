@@ -16,7 +16,7 @@ from workers import actions, census
 from workers.actions import HOLDS
 from workers.cli import holding
 from workers.cli.opening import acting, reading
-from workers.cli.options import AsJson, Before, By, DryRun, Limit, Reason
+from workers.cli.options import AsJson, Before, By, DryRun, Limit, Reason, Until
 from workers.cli.tables import show
 from workers.moments import exactly
 
@@ -31,7 +31,7 @@ COLUMNS = {
     "last fire": lambda row: row.last_fire_at,
     "became": lambda row: row.last_outcome,
     "run": lambda row: f"{row.last_run_id} {row.last_run_state or ''}" if row.last_run_id else None,
-    "held": lambda row: "retired" if row.retired_at else f"paused by {row.paused_by}" if row.paused_at else None,
+    "held": lambda row: "retired" if row.retired_at else _held(row) if row.paused_at else None,
 }
 SLOT_COLUMNS = {
     "schedule": lambda row: row["schedule"],
@@ -45,6 +45,11 @@ FIRE_COLUMNS = {
     "on the wall": lambda row: row["local"],
     "distance": lambda row: row["fire_at"],
 }
+
+
+def _held(row: Any) -> str:
+    until = f" until {exactly(row.paused_until)}" if row.paused_until else ""
+    return f"paused by {row.paused_by}{until}"
 
 
 @app.command("list")
@@ -86,9 +91,9 @@ def slots(
 
 
 @app.command()
-def pause(name: Name, by: By, reason: Reason = None, *, dry_run: DryRun = False) -> None:
+def pause(name: Name, by: By, reason: Reason = None, until: Until = None, *, dry_run: DryRun = False) -> None:
     """Hold a schedule: its fires are recorded as skipped."""
-    holding.pause(HOLDS["schedules"], name, by=by, dry_run=dry_run, reason=reason)
+    holding.pause(HOLDS["schedules"], name, by=by, dry_run=dry_run, reason=reason, until=until)
 
 
 @app.command()
