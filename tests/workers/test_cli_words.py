@@ -1,6 +1,7 @@
 """What the command line says and understands, without a server."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -11,11 +12,13 @@ from redis.exceptions import ConnectionError as RedisAway
 from sqlalchemy.exc import OperationalError
 
 from integrations import Unavailable
+from jobs import cron
 from models import State
 from workers.actions import Refused
 from workers.blockers import Blocker
 from workers.cli.failures import explain
 from workers.cli.options import pairs
+from workers.cli.schedules import _fires
 from workers.cli.tables import printable
 from workers.delivery import BrokerAway
 from workers.life import Life, why, word
@@ -152,3 +155,12 @@ def test_a_pair_that_is_none_is_refused(typed: list[str]) -> None:
 def test_what_came_from_outside_cannot_steer_a_terminal(text: str) -> None:
     assert printable(text).isprintable()
     assert len(printable(text)) == len(text)
+
+
+def test_a_preview_marks_where_the_clock_moves_and_which_days_are_left_out() -> None:
+    year = list(islice(_fires(cron("0 12 * * *", zone="Europe/Berlin")), 730))
+    assert 3 <= sum(fire["note"] == "the clock has moved" for fire in year) <= 4
+    third = year[2]["fire_at"]
+    holidays = {third.date()}
+    few = list(islice(_fires(cron("0 12 * * *", zone="Europe/Berlin", excluding=holidays)), 4))
+    assert [fire["fire_at"] for fire in few if fire["note"] and "left out" in fire["note"]] == [third]

@@ -44,6 +44,7 @@ FIRE_COLUMNS = {
     "fire (UTC)": lambda row: exactly(row["fire_at"]),
     "on the wall": lambda row: row["local"],
     "distance": lambda row: row["fire_at"],
+    "note": lambda row: row["note"],
 }
 
 
@@ -123,7 +124,11 @@ def _rule(name: str) -> Rule:
 
 def _fires(rule: Rule) -> Iterator[dict[str, Any]]:
     moment = datetime.now(UTC)
+    before = moment.astimezone(ZoneInfo(rule.zone))
     while True:
         moment = rule.next_after(moment)
-        local = moment.astimezone(ZoneInfo(rule.zone)).strftime("%a %Y-%m-%d %H:%M:%S %Z")
-        yield {"fire_at": moment, "local": local}
+        local = moment.astimezone(ZoneInfo(rule.zone))
+        notes = ["the clock has moved"] * (local.utcoffset() != before.utcoffset())
+        notes += ["left out"] * rule.policy.excludes(moment, rule.zone)
+        yield {"fire_at": moment, "local": local.strftime("%a %Y-%m-%d %H:%M:%S %Z"), "note": ", ".join(notes) or None}
+        before = local
