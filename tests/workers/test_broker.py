@@ -30,6 +30,12 @@ def enqueue(engine: Engine, how_many: int = 1) -> list[int]:
         return [effect.enqueue(connection, key=str(number)) for number in range(how_many)]
 
 
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quiet while is short: every test here waits for some."""
+    monkeypatch.setattr(broker, "IDLE", 0.05)
+
+
 def push(delivery: RedisDelivery, *run_ids: int, force: bool = False) -> None:
     delivery.push(("trial", effect.name, run_id, force) for run_id in run_ids)
 
