@@ -46,10 +46,9 @@ class Copy:
         environment: Mapping[str, str],
     ) -> None:
         self._out = out
-        self._err = err or out
         # A daemon, so that it does not outlive the tests.
         self._process = ORIGINAL.Process(
-            target=_run, args=(module, list(options), out, self._err, dict(environment)), daemon=True
+            target=_run, args=(module, list(options), out, err or out, dict(environment)), daemon=True
         )
         self._process.start()
 

@@ -186,13 +186,12 @@ class ClaimingConsumer(Consumer):
             else:
                 self._use(room)
 
-    def _use(self, room: int) -> int:
+    def _use(self, room: int) -> None:
         used = 0
         try:
             used = self._fetch_and_claim(room)
         finally:
             self._holding.window.give_back(room - used)
-        return used
 
     def _fetch_and_claim(self, room: int) -> int:
         receipts, run_ids = self._delivery.fetch(self._queue, room)

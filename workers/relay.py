@@ -25,15 +25,13 @@ from workers.entry import enter, stop_signal
 from workers.gates import Gates
 from workers.ledger import Due
 from workers.process import STALE_AFTER, Presence
-from workers.reach import Reach
+from workers.reach import LEAST, Reach
 from workers.runtime import Runtime
 
 #: Runs of one queue pushed in one transaction.
 BATCH = 1_000
 #: Seconds between two looks when little was due; they grow up to the second number while nothing ever is.
 IDLE, LONGEST_IDLE = 0.05, 0.2
-#: Runs pushed that make the relay look again at once. Fewer are no backlog: what is announced comes without a relay.
-WORTH_ANOTHER_LOOK = 64
 #: Seconds between two rescues, and after something was away.
 RESCUE_EVERY = 2.0
 PAUSE = 1.0
@@ -146,8 +144,9 @@ def serve(runtime: Runtime, stopping: Event) -> None:
                 redrive.advance(runtime.machinery)
                 rescue_at = time.monotonic() + RESCUE_EVERY
             pushed = relay.push()
-            found = bell.wait(idle) if pushed < WORTH_ANOTHER_LOOK else True
-            idle = IDLE if pushed or found else min(LONGEST_IDLE, 1.2 * idle)
+            # Fewer than a queue always has room for are no backlog: what is announced comes without a relay.
+            rung = pushed < LEAST and bell.wait(idle)
+            idle = IDLE if pushed or rung else min(LONGEST_IDLE, 1.2 * idle)
         except (BrokerAway, SQLAlchemyError) as error:
             away = error.broker if isinstance(error, BrokerAway) else "Postgres"
             logs.get().warning("the relay waits", away=away, reason=str(error).splitlines()[0])

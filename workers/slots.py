@@ -168,9 +168,9 @@ def _fire(connection: Connection, job: Job[Any], row: Any) -> Fired | None:
     last = planned[-1]
     connection.execute(ADVANCE, {"name": job.name, "next_fire_at": rule.next_after(max(last, row.now))})
     known = set(connection.execute(RECORDED, {"schedule": job.name, "fires": planned}).scalars())
-    fresh = [moment for moment in planned if moment not in known]
     if last in known:
         return None
+    fresh = [moment for moment in planned if moment not in known]
     slots = _with_runs(connection, job, rule.policy, _became(rule, row, fresh))
     _record(connection, job.name, slots)
     return Fired(job.name, last, slots[-1].outcome, slots[-1].run_id, (row.now - last).total_seconds())
@@ -198,22 +198,23 @@ def _became(rule: Rule, row: Any, planned: Sequence[datetime]) -> list[tuple[dat
 def _with_runs(
     connection: Connection, job: Job[Any], policy: FirePolicy, became: list[tuple[datetime, str]]
 ) -> list[Recorded]:
-    """Enqueue what the fires want, unless a run is in the way."""
-    if not any(outcome in WANT_A_RUN for _, outcome in became):
-        return [Recorded(moment, outcome, None) for moment, outcome in became]
-    joined = _make_way(connection, job.name, policy.overlap)
-    recorded = []
-    for moment, outcome in became:
-        if outcome not in WANT_A_RUN:
-            recorded.append(Recorded(moment, outcome, None))
-        elif joined is not None:
-            recorded.append(Recorded(moment, "coalesced", joined))
-        else:
-            due_at = policy.starts(job.name, moment) if policy.jitter else None
-            new = job.options(slot=(job.name, moment), due_at=due_at).enqueue(connection)
-            recorded.append(Recorded(moment, outcome, new))
-    last = next((slot.run_id for slot in reversed(recorded) if slot.run_id is not None), None)
-    return [slot._replace(run_id=last) if slot.outcome == "coalesced" else slot for slot in recorded]
+    """Enqueue what the fires want, unless a run is in the way: then they join it."""
+    wanting = [moment for moment, outcome in became if outcome in WANT_A_RUN]
+    run_id = _make_way(connection, job.name, policy.overlap) if wanting else None
+    runs: dict[datetime, int] = {}
+    if run_id is not None:
+        became = [(moment, "coalesced" if outcome in WANT_A_RUN else outcome) for moment, outcome in became]
+    elif wanting:
+        runs = {moment: _enqueue(connection, job, policy, moment) for moment in wanting}
+        run_id = runs[wanting[-1]]
+    return [
+        Recorded(moment, outcome, run_id if outcome == "coalesced" else runs.get(moment)) for moment, outcome in became
+    ]
+
+
+def _enqueue(connection: Connection, job: Job[Any], policy: FirePolicy, moment: datetime) -> int:
+    due_at = policy.starts(job.name, moment) if policy.jitter else None
+    return job.options(slot=(job.name, moment), due_at=due_at).enqueue(connection)
 
 
 def _make_way(connection: Connection, name: str, overlap: Overlap) -> int | None:

@@ -16,7 +16,6 @@ import httpx
 from sandbox.services import Services
 from tests.copies import Copy
 
-ROOT = Path(__file__).parent.parent.parent
 KEY = b"a key of thirty-two bytes, maybe"
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
 

@@ -128,7 +128,10 @@ def _fires(rule: Rule) -> Iterator[dict[str, Any]]:
     while True:
         moment = rule.next_after(moment)
         local = moment.astimezone(ZoneInfo(rule.zone))
-        notes = ["the clock has moved"] * (local.utcoffset() != before.utcoffset())
-        notes += ["left out"] * rule.policy.excludes(moment, rule.zone)
-        yield {"fire_at": moment, "local": local.strftime("%a %Y-%m-%d %H:%M:%S %Z"), "note": ", ".join(notes) or None}
+        notes = {
+            "the clock has moved": local.utcoffset() != before.utcoffset(),
+            "left out": rule.policy.excludes(moment, rule.zone),
+        }
+        note = ", ".join(word for word, so in notes.items() if so) or None
+        yield {"fire_at": moment, "local": local.strftime("%a %Y-%m-%d %H:%M:%S %Z"), "note": note}
         before = local
