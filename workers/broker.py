@@ -5,9 +5,9 @@ What we use of Dramatiq is what it does very well: consumers, threads, graceful 
 retries, delays and dead letters, which live in memory or in hooks whose errors are swallowed; ours are rows (see
 docs/decisions).
 
-The consumer fetches a set of messages, claims their runs in one statement, hands them over, and acknowledges the set:
-from the claim on Postgres alone knows who holds what. A message whose run is not due, is held by somebody else, or has
-ended is acknowledged and dropped. If the claim cannot be made, nothing is acknowledged.
+The consumer fetches a set of messages, claims their runs in one statement, and acknowledges the set as soon as the
+claim has committed: from then on Postgres alone knows who holds what. A message whose run is not due, is held
+by somebody else, or has ended is acknowledged and dropped. If the claim cannot be made, nothing is acknowledged.
 
 What Dramatiq's threads are handed are not those messages but turns: a thread with a turn executes what was claimed,
 one run after the other, until nothing is left for it (see docs/decisions/0021-turns.md).
@@ -142,8 +142,6 @@ class ClaimingConsumer(Consumer):
         self._jobs = list(names())
         self._claiming = holding.runtime.machinery.execution_options(isolation_level="AUTOCOMMIT")
         self._connection: Connection | None = None
-        #: Messages whose runs are claimed; the broker is told once the threads for them are on their way.
-        self._settled: list[bytes] = []
         #: The last fetch left nothing there.
         self._drained = False
 
@@ -170,11 +168,9 @@ class ClaimingConsumer(Consumer):
     def close(self) -> None:
         """Hang up; what was claimed belongs to the executor."""
         self._hang_up()
-        self._forget()
         self._delivery.close()
 
     def _fill(self) -> None:
-        self._forget()
         room = self._holding.window.take(IDLE)
         with _dramatiq_waiting():
             if not room:
@@ -207,9 +203,8 @@ class ClaimingConsumer(Consumer):
             raise
         place = {run_id: number for number, run_id in enumerate(run_ids)}
         self._holding.executor.hold(sorted(claims, key=lambda claim: place[claim.run_id]))
-        self._settled += receipts
-        if not claims:
-            self._forget()
+        # Before a thread is sent for: a job that kills its process would leave a message that keeps its next push out.
+        self._forget(receipts)
         return len(claims)
 
     def _claim(self, run_ids: list[int]) -> list[Claim]:
@@ -237,11 +232,10 @@ class ClaimingConsumer(Consumer):
             self._connection.close()
             self._connection = None
 
-    def _forget(self) -> None:
+    def _forget(self, receipts: list[bytes]) -> None:
         """Acknowledge; should that fail, the messages come again and find their runs taken."""
-        settled, self._settled = self._settled, []
         try:
-            self._delivery.forget(self._queue, settled)
+            self._delivery.forget(self._queue, receipts)
         except BrokerAway as error:
             reason = {"queue": self._queue, "reason": str(error)}
             logs.get().warning(f"{error.broker} did not take an acknowledgement", **reason)

@@ -85,12 +85,14 @@ def test_a_job_that_kills_its_workers_is_set_aside_as_poison(ground: Engine, mem
 
 
 def test_a_stop_drains_within_the_grace(ground: Engine, members: Members) -> None:
-    (short,) = enqueue(ground, 1, seconds=1)
+    (short,) = enqueue(ground, 1, seconds=3)
     with ground.begin() as connection:
         long = patient.enqueue(connection)
     members.start(RELAY)
     worker = members.start(WORKER, "--grace", "10")
-    rows.until(lambda: {rows.state(ground, short), rows.state(ground, long)} == {"running"}, why=worker.said())
+    # The second one has begun, not only been claimed, and so has the first.
+    rows.until(lambda: rows.run_row(ground, long).progress is not None, why=worker.said())
+    assert rows.state(ground, short) == "running"
     worker.signal(signal.SIGTERM)
     assert worker.wait(15) == 0, worker.said()
     assert rows.outcomes(ground, short) == ["succeeded"]
