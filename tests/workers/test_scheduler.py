@@ -1,6 +1,7 @@
 """Two real schedulers, and the wake-ups of one."""
 
 import os
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -35,7 +36,8 @@ def test_two_schedulers_record_every_slot_once_although_one_is_killed(
         found = connection.execute(text(TICKS)).all()
     gaps = [after.fire_at - before.fire_at for before, after in pairwise(found)]
     assert gaps == [timedelta(seconds=1)] * (len(found) - 1)
-    assert [slot.outcome for slot in found] == ["ran"] + ["coalesced"] * (len(found) - 1)
+    # Which of them got the run is known only where a scheduler was quick enough to meet each fire alone.
+    assert Counter(slot.outcome for slot in found) == {"ran": 1, "coalesced": len(found) - 1}
     assert {slot.run_id for slot in found} == {rows.one(engine, "SELECT id FROM runs WHERE job LIKE '%.tick'")}
 
 
