@@ -1,91 +1,119 @@
 """`python -m scheduler`: the clock. One slot row and one run for each planned fire, however many of us run.
 
-APScheduler wakes this process at the moments the rules name; it keeps nothing. What is due is read from Postgres, under
-its clock, and recorded in one transaction (see `workers.slots`). A sweep every second catches what a wake-up
-missed: a schedule another process advanced, a database that was away, a clock that drifts. Nobody imports this module.
+APScheduler wakes this process; it keeps nothing. Each look at Postgres records in one transaction what is due under
+its clock (see `workers.slots`), and asks it in how many seconds the next fire comes: so a schedule that an operator has
+just made wakes us too, and our own clock may be wrong. A sweep every second catches what a wake-up missed: a database
+that was away, a schedule whose scheduler died in the middle. Nobody imports this module.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 import jobs
-from jobs import Rule
-from workers import logs, slots
+from workers import declaring, logs, slots
 from workers.entry import enter, stop_signal
 from workers.process import Presence
+from workers.slots import Fired
 
 #: Seconds between two sweeps: the bound on how late a fire is recorded while a scheduler and Postgres live.
-SWEEP = 1
-#: Seconds between two declarations: a schedule that an older scheduler retired in a deploy comes back within these.
+SWEEP = 1.0
+#: Seconds between two looks while fires follow each other closely: they are recorded in sets.
+GATHER = 0.02
+#: Seconds between two declarations, for what another scheduler did in a deploy.
 DECLARE = 60
+#: Fires of one look that have a line each in the log.
+TOLD = 20
 
 
-class RuleTrigger(BaseTrigger):  # type: ignore[misc]
-    """Lets APScheduler wake us when a rule says so.
+class Clock:
+    """Looks when something is due, and at least once a second.
 
     Args:
-        rule: The rule in time.
+        engine: The database.
     """
 
-    def __init__(self, rule: Rule) -> None:
-        self._rule = rule
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._ticking = BackgroundScheduler(
+            timezone="UTC", job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1}
+        )
+        self._ticking.add_job(self._look, IntervalTrigger(seconds=SWEEP), id="look", next_run_time=datetime.now(UTC))
+        self._ticking.add_job(declare, IntervalTrigger(seconds=DECLARE), args=[engine], id="declare")
 
-    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """Return the next fire after the previous one, or after now."""
-        return self._rule.next_after(max(now, previous_fire_time or now))
+    def start(self) -> None:
+        """Begin to look."""
+        self._ticking.start()
+
+    def stop(self) -> None:
+        """End, after the look that is under way."""
+        self._ticking.shutdown(wait=True)
+
+    def _look(self) -> None:
+        ahead = take(self._engine)
+        if ahead is not None and ahead < SWEEP:
+            self._ticking.modify_job("look", next_run_time=datetime.now(UTC) + timedelta(seconds=max(ahead, GATHER)))
 
 
-def take(engine: Engine) -> None:
-    """Record what is due; a database that is away is told to the log and tried again at the next sweep."""
+def take(engine: Engine) -> float | None:
+    """Record what is due; return the seconds until the next fire, by the database's clock, if there is one.
+
+    A database that is away is told to the log and tried again at the next sweep.
+    """
     try:
-        with engine.begin() as connection:
-            fired = slots.take_due(connection)
+        while _take_some(engine):
+            pass
+        with engine.connect() as connection:
+            return slots.seconds_to_next(connection)
     except SQLAlchemyError as error:
         logs.get().warning("the scheduler waits for Postgres", reason=str(error).splitlines()[0])
-        return
-    for slot in fired:
+        return None
+
+
+def _take_some(engine: Engine) -> bool:
+    """Record what is due and fits into one transaction; tell whether there may be more."""
+    with engine.begin() as connection:
+        fired = slots.take_due(connection)
+    _tell(fired)
+    return len(fired) == slots.TOGETHER
+
+
+def _tell(fired: list[Fired]) -> None:
+    for slot in fired[:TOLD]:
         log = logs.get().bind(schedule=slot.schedule, fire_at=slot.fire_at.isoformat(), late=round(slot.lateness, 3))
         log.info("slot recorded", outcome=slot.outcome, run=slot.run_id)
+    if len(fired) > TOLD:
+        latest = max(slot.lateness for slot in fired)
+        logs.get().info("more slots recorded", schedules=len(fired) - TOLD, late=round(latest, 3))
 
 
-def declare(engine: Engine, *, retire: bool = False) -> bool:
-    """Synchronise the schedules with the code; tell whether the database was there to do so."""
+def declare(engine: Engine) -> bool:
+    """Bring the schedules in line with the code; tell whether the database was there to do so."""
     try:
         with engine.begin() as connection:
-            slots.declare(connection, jobs.all_jobs().values(), retire=retire)
+            conflicts = declaring.declare(connection, jobs.all_jobs().values())
     except SQLAlchemyError as error:
         logs.get().warning("the scheduler waits for Postgres", reason=str(error).splitlines()[0])
         return False
+    for name in conflicts:
+        logs.get().warning("the code has changed a rule that an operator replaced", schedule=name, fires="as replaced")
     return True
-
-
-def clock(engine: Engine) -> BackgroundScheduler:
-    """Return a clock that calls `take` at every planned fire and once a second."""
-    made = BackgroundScheduler(timezone="UTC", job_defaults={"coalesce": True, "misfire_grace_time": None})
-    for job in jobs.all_jobs().values():
-        if job.schedule is not None:
-            made.add_job(take, RuleTrigger(job.schedule), args=[engine], id=job.name)
-    made.add_job(take, IntervalTrigger(seconds=SWEEP), args=[engine], id="sweep")
-    made.add_job(declare, IntervalTrigger(seconds=DECLARE), args=[engine], id="declare")
-    return made
 
 
 def main() -> None:
     """Keep time until stopped."""
     stopping = stop_signal()
     with enter("scheduler") as runtime:
-        presence = Presence(runtime.machinery, "scheduler").start(stopping)
-        while not stopping.is_set() and not declare(runtime.machinery, retire=True):
+        presence = Presence(runtime.machinery, "scheduler", jobs=list(jobs.all_jobs())).start(stopping)
+        while not stopping.is_set() and not declare(runtime.machinery):
             stopping.wait(1.0)
-        ticking = clock(runtime.machinery)
-        ticking.start()
+        clock = Clock(runtime.machinery)
+        clock.start()
         stopping.wait()
-        ticking.shutdown(wait=True)
+        clock.stop()
         presence.stop()
 
 

@@ -19,10 +19,11 @@ from jobs._checkpoint import BadCheckpoint
 from jobs._chunk import Chunk, Member, chunk_job
 from jobs._context import Context
 from jobs._enqueue import WRITTEN, Written
-from jobs._fire_policy import ONCE, SKIP, BadRule, Missed, Overlap, each
+from jobs._fire_policy import ONCE, SKIP, BadRule, FirePolicy, Missed, Overlap, each, read_missed
 from jobs._job import Job, Priority, UnknownJob, all_jobs, find, handler_of, job, load, names, renamed
 from jobs._policy import Backoff
-from jobs._schedule import Rule, cron, every
+from jobs._schedule import Rule, at, cron, every
+from jobs._schedule import read as read_rule
 from jobs._signals import Cancel, Interrupted, Snooze
 from jobs._unique import Unique
 
@@ -38,6 +39,7 @@ __all__ = [
     "Cancel",
     "Chunk",
     "Context",
+    "FirePolicy",
     "Interrupted",
     "Job",
     "Member",
@@ -51,6 +53,7 @@ __all__ = [
     "UnknownJob",
     "Written",
     "all_jobs",
+    "at",
     "batch",
     "chunk_job",
     "cron",
@@ -61,5 +64,7 @@ __all__ = [
     "job",
     "load",
     "names",
+    "read_missed",
+    "read_rule",
     "renamed",
 ]

@@ -22,6 +22,7 @@ Whatever is decided, each planned fire has its slot with one outcome.
 """
 
 import math
+import re
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -36,6 +37,7 @@ LATE = 60.0
 MOST_EACH = 1_000
 #: Seconds.
 MOST_JITTER = 86_400
+EACH = re.compile(r"each (\d{1,4})(?: within (\d{1,9}(?:\.\d+)?) s)?")
 
 
 class BadRule(ValueError):  # noqa: N818 - reads as what it is in a message
@@ -62,6 +64,13 @@ class Missed:
     #: All of them by the run of the last fire.
     folded: bool = False
 
+    @property
+    def text(self) -> str:
+        """The policy as people write and read it."""
+        if self.folded or not self.most:
+            return "once" if self.folded else "skip"
+        return f"each {self.most}" + (f" within {self.within:g} s" if math.isfinite(self.within) else "")
+
 
 ONCE = Missed(1, folded=True)
 SKIP = Missed(0)
@@ -82,6 +91,20 @@ def each(*, most: int, within: float = math.inf) -> Missed:
     if not within > 0:
         raise BadRule(f"missed fires of the last {within:g} s are none: give a longer time, or SKIP")
     return Missed(most, within)
+
+
+def read_missed(text: str) -> Missed:
+    """Return the policy that has this text: `once`, `skip`, `each 24` or `each 24 within 86400 s`.
+
+    Raises:
+        BadRule: If none has.
+    """
+    if text in {ONCE.text, SKIP.text}:
+        return ONCE if text == ONCE.text else SKIP
+    spelled = EACH.fullmatch(text)
+    if spelled is None:
+        raise BadRule(f"{text!r} says not what becomes of missed fires: write once, skip, or each 24 within 86400 s")
+    return each(most=int(spelled[1]), within=float(spelled[2] or math.inf))
 
 
 class Policies(TypedDict, total=False):

@@ -149,7 +149,7 @@ class Job(Generic[P]):
         Raises:
             BadArguments: If an argument is missing, unknown, of the wrong type, or not given by its name.
         """
-        return self.insert(session, self._accept(args, kwargs))
+        return self.insert(session, self._accepted(args, kwargs))
 
     def enqueue_many(self, session: Session | Connection, items: Iterable[Mapping[str, Any]]) -> list[int]:
         """Write a run for each set of arguments, thousands with one statement, and return the ids in order.
@@ -159,7 +159,7 @@ class Job(Generic[P]):
         Raises:
             BadArguments: As `enqueue`; then nothing more is written, and the caller rolls back.
         """
-        accepted = (self._item(accept(self.name, self.function, dict(item))) for item in items)
+        accepted = (self._item(self.accept(item)) for item in items)
         return write_many(session, self._order(), accepted)
 
     def insert(self, session: Session | Connection, arguments: dict[str, Any]) -> int:
@@ -174,14 +174,18 @@ class Job(Generic[P]):
         """
         if self.unique is not None or self.unique_key is not None or self.due_at is not None or self.after_id:
             raise BadArguments(f"job {self.name}: a callback is written once, at its moment: it takes no such option")
-        arguments = self._accept(args, kwargs)
+        arguments = self._accepted(args, kwargs)
         own = {"job": self.name, "queue": self.queue, "priority": int(self.priority)}
         return own | {"key": self.key_of(arguments), "args": arguments, "max_attempts": self.max_attempts}
 
-    def _accept(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def _accepted(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if args:
             raise BadArguments(f"job {self.name}: give its arguments by name: a run keeps names, not places")
-        return accept(self.name, self.function, dict(kwargs))
+        return self.accept(kwargs)
+
+    def accept(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arguments as a run stores them; raises `BadArguments`."""
+        return accept(self.name, self.function, dict(arguments))
 
     def _order(self) -> Order:
         schedule, slot_at = self.slot or (None, None)

@@ -3,12 +3,18 @@
 `every(hours=1)` fires on a fixed grid of elapsed time counted from 1970-01-01 UTC, so any number of schedulers agree
 on it without talking. `cron("0 3 * * *", zone="Europe/Berlin")` reads the wall clock of a zone with cron's own
 meaning of weekdays (Sunday is 0 or 7) and days; a fixed time that falls into the gap of a DST change fires right
-after it, and one that happens twice fires once. The arithmetic is cronsim's.
+after it, and one that happens twice fires once. `at("2026-12-01 08:00", zone="Europe/Berlin")` fires once in its life,
+by the same rule for the clock. The arithmetic is cronsim's.
+
+A rule is kept in the database as its text and its zone, and read back from them.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal
+from functools import lru_cache
 from typing import Protocol, Unpack
 from zoneinfo import ZoneInfo
 
@@ -17,8 +23,11 @@ from cronsim import CronSim, CronSimError
 from jobs._fire_policy import MAKE_IT_SO, BadRule, FirePolicy, Policies
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 #: Units that an interval is shown in, largest first, with their seconds.
-UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
+UNITS = {"d": 86_400, "h": 3_600, "min": 60, "m": 60, "s": 1}
+INTERVAL = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(d|h|min|m|s)")
+SHORTEST = timedelta(seconds=1)
 
 
 class Rule(Protocol):
@@ -36,8 +45,8 @@ class Rule(Protocol):
     def zone(self) -> str:
         """IANA name of the zone it is read in."""
 
-    def next_after(self, moment: datetime) -> datetime:
-        """Return the first fire strictly after `moment`, in UTC."""
+    def next_after(self, moment: datetime) -> datetime | None:
+        """Return the first fire strictly after `moment`, in UTC; None if it never fires again."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +59,10 @@ class Every:
 
     @property
     def text(self) -> str:
-        seconds = self.interval.total_seconds()
-        size, unit = next(((size, unit) for size, unit in UNITS if seconds % size == 0), (1, "s"))
-        return f"every {seconds / size:g} {unit}"
+        micros = self.interval // MICROSECOND
+        whole = (unit for unit, seconds in UNITS.items() if micros % (seconds * 1_000_000) == 0)
+        unit = next(whole, "s")
+        return f"every {Decimal(micros) / (UNITS[unit] * 1_000_000):f} {unit}"
 
     def next_after(self, moment: datetime) -> datetime:
         return EPOCH + self.interval * ((moment - EPOCH) // self.interval + 1)
@@ -71,16 +81,37 @@ class Cron:
         return f"cron {self.expression}"
 
     def next_after(self, moment: datetime) -> datetime:
-        local = moment.astimezone(ZoneInfo(self.zone))
-        # Asked within an hour that happens twice, cronsim begins with that hour's first pass, which may lie behind us.
-        simulated = (fire.astimezone(UTC) for fire in CronSim(self.expression, local))
-        fire = next((fire for fire in simulated if fire > moment), None)
+        fire = next((fire for fire in self._from(moment.astimezone(ZoneInfo(self.zone))) if fire > moment), None)
         if fire is None:
             raise BadRule(f"the cron rule {self.expression!r} never fires")
         return fire
 
+    def _from(self, local: datetime) -> Iterator[datetime]:
+        """Yield the fires from about a local time on; asked within an hour that happens twice, from its beginning."""
+        minute, hour = self.expression.split()[-5:-3]
+        if minute.startswith("*") or hour.startswith("*"):
+            return (fire.astimezone(UTC) for fire in CronSim(self.expression, local))
+        zone = local.tzinfo
+        return (_on_the_wall(fire, zone) for fire in CronSim(self.expression, local.replace(tzinfo=None)))
 
-def every(*, hours: float = 0, minutes: float = 0, seconds: float = 0, **policies: Unpack[Policies]) -> Rule:
+
+@dataclass(frozen=True)
+class At:
+    """Fires once."""
+
+    moment: datetime
+    zone: str = "UTC"
+    policy: FirePolicy = MAKE_IT_SO
+
+    @property
+    def text(self) -> str:
+        return f"at {self.moment.astimezone(ZoneInfo(self.zone)).isoformat()}"
+
+    def next_after(self, moment: datetime) -> datetime | None:
+        return self.moment if moment < self.moment else None
+
+
+def every(*, hours: float = 0, minutes: float = 0, seconds: float = 0, **policies: Unpack[Policies]) -> Every:
     """Return a rule that fires at a fixed interval of at least one second.
 
     Args:
@@ -96,12 +127,12 @@ def every(*, hours: float = 0, minutes: float = 0, seconds: float = 0, **policie
         interval = timedelta(hours=hours, minutes=minutes, seconds=seconds)
     except (ValueError, OverflowError):
         raise BadRule("the interval cannot be read: give a number of hours, minutes or seconds") from None
-    if interval < timedelta(seconds=1):
+    if interval < SHORTEST:
         raise BadRule(f"an interval of {interval.total_seconds():g} s is too short: use one second or more")
     return Every(interval, policy=FirePolicy(**policies))
 
 
-def cron(expression: str, *, zone: str = "UTC", **policies: Unpack[Policies]) -> Rule:
+def cron(expression: str, *, zone: str = "UTC", **policies: Unpack[Policies]) -> Cron:
     """Return a rule in cron's five fields (or six with seconds first), read in an IANA zone.
 
     Args:
@@ -112,22 +143,108 @@ def cron(expression: str, *, zone: str = "UTC", **policies: Unpack[Policies]) ->
     Raises:
         BadRule: If the expression, the zone, or their combination cannot be read; if a policy makes no sense.
     """
-    try:
-        ZoneInfo(zone)
-    except (KeyError, ValueError, OSError):
-        raise BadRule(f"{zone!r} is not a known time zone: use an IANA name such as Europe/Berlin") from None
-    try:
-        CronSim(expression, EPOCH)
-    except CronSimError as error:
-        raise BadRule(f"the cron rule {expression!r} cannot be read: {error}") from None
-    rule = Cron(expression, zone, FirePolicy(**policies))
-    rule.next_after(EPOCH)
-    return rule
+    return Cron(_checked(expression, zone), zone, FirePolicy(**policies))
+
+
+def at(moment: str, *, zone: str = "UTC", **policies: Unpack[Policies]) -> At:
+    """Return a rule that fires once; never, if its moment has passed when a scheduler first hears of it.
+
+    Args:
+        moment: Date and time in ISO 8601, on the wall of the zone unless it says its own distance from UTC.
+        zone: In which the clock is read.
+        policies: What it does beside that, see `jobs/_fire_policy.py`.
+
+    Raises:
+        BadRule: If the moment or the zone cannot be read; if a policy makes no sense.
+    """
+    return At(_moment(moment, zone), zone, FirePolicy(**policies))
+
+
+@lru_cache(maxsize=20_000)
+def read(text: str, zone: str, policy: FirePolicy = MAKE_IT_SO) -> Rule:
+    """Return the rule that has this text and this zone.
+
+    Raises:
+        BadRule: If none has, or it cannot be read.
+    """
+    _check_zone(zone)
+    kind, _, rest = text.partition(" ")
+    match kind:
+        case "every":
+            return Every(_interval(rest), zone, policy)
+        case "cron":
+            return Cron(_checked(rest, zone), zone, policy)
+        case "at":
+            return At(_moment(rest, zone), zone, policy)
+        case _:
+            raise BadRule(f"{text!r} is no rule: write `every 15 min`, `cron 0 3 * * *` or `at 2026-12-01T08:00`")
 
 
 def fires(rule: Rule, after: datetime, until: datetime) -> Iterator[datetime]:
     """Yield the fires with `after` < fire <= `until`, in order."""
     moment = rule.next_after(after)
-    while moment <= until:
+    while moment is not None and moment <= until:
         yield moment
         moment = rule.next_after(moment)
+
+
+def newest(rule: Rule, first: datetime, until: datetime, most: int) -> list[datetime]:
+    """Return the last fires from `first`, which is one of them, to `until`, oldest first.
+
+    However long that time is, only a few times `most` fires are worked out.
+    """
+    span = timedelta(hours=1)
+    while until - span > first:
+        found = list(fires(rule, until - span, until))
+        if len(found) >= most:
+            return found[-most:]
+        span *= 8
+    return [first, *fires(rule, first, until)][-most:]
+
+
+def _interval(typed: str) -> timedelta:
+    spelled = INTERVAL.fullmatch(typed.strip())
+    if spelled is None:
+        raise BadRule(f"{typed!r} is no interval: write 90 s, 15 min, 2 h or 1 d")
+    try:
+        interval = timedelta(microseconds=int(Decimal(spelled[1]) * UNITS[spelled[2]] * 1_000_000))
+    except OverflowError:
+        raise BadRule(f"an interval of {typed} is too long") from None
+    if interval < SHORTEST:
+        raise BadRule(f"an interval of {typed} is too short: use one second or more")
+    return interval
+
+
+def _checked(expression: str, zone: str) -> str:
+    _check_zone(zone)
+    try:
+        CronSim(expression, EPOCH)
+    except CronSimError as error:
+        reason = str(error).replace("Bad day-of-month", "bad day-of-month: its months have no such day")
+        raise BadRule(f"the cron rule {expression!r} cannot be read: {reason}") from None
+    Cron(expression, zone).next_after(EPOCH)
+    return expression
+
+
+def _moment(typed: str, zone: str) -> datetime:
+    _check_zone(zone)
+    try:
+        spelled = datetime.fromisoformat(typed.strip())
+        return (_on_the_wall(spelled, ZoneInfo(zone)) if spelled.tzinfo is None else spelled).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise BadRule(f"{typed!r} is no date and time such as 2026-12-01T08:00: {error}") from None
+
+
+def _on_the_wall(naive: datetime, zone: tzinfo | None) -> datetime:
+    """Return when the clocks of a zone show this for the first time; right after the gap, if it falls into one."""
+    local = naive.replace(tzinfo=zone)
+    while local.astimezone(UTC).astimezone(zone) != local:
+        local = local.replace(second=0) + timedelta(minutes=1)
+    return local.astimezone(UTC)
+
+
+def _check_zone(zone: str) -> None:
+    try:
+        ZoneInfo(zone)
+    except (KeyError, ValueError, OSError):
+        raise BadRule(f"{zone!r} is not a known time zone: use an IANA name such as Europe/Berlin") from None

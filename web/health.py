@@ -15,7 +15,8 @@ from web.pulse import NotMigrated, Sight, Snapshot
 from web.question import Silence
 from web.recent import RetryingView
 from web.words import ago, counted, first_line, whole
-from workers.census import QueueView, ScheduleView, StreamView
+from workers.census import QueueView, StreamView
+from workers.timetable import ScheduleView
 
 #: Seconds that the oldest due run may wait before somebody should look, and before it is an outage.
 LATE_AMBER = 60
@@ -136,6 +137,7 @@ _CALM = {
     "late": f"No due run waits longer than {LATE_AMBER} s.",
     "paused": "No queue is paused.",
     "schedules": "Every schedule fires on time.",
+    "rules": "No schedule has two rules to choose from.",
     "streams": f"Every stream was read within the last {STREAM_AMBER // 3600} h.",
     "deletions": "No deletion waits for approval.",
     "dead": "No run died in the last 24 h.",
@@ -189,12 +191,18 @@ def _queue(queue: QueueView, now: datetime) -> Iterator[Check]:
 
 
 def _schedule(schedule: ScheduleView, now: datetime) -> Iterator[Check]:
-    if schedule.retired_at is not None or schedule.paused_at is not None:
+    if schedule.retired_at is not None or schedule.paused_at is not None or schedule.next_fire_at is None:
         return
     late = (now - schedule.next_fire_at).total_seconds()
     if late > OVERDUE:
         detail = f"The schedule {schedule.name} should have fired {whole(late)} ago: look at the scheduler's log."
         yield Check(f"schedules:{schedule.name}", Status.AMBER, detail, schedule.next_fire_at)
+    if schedule.in_conflict:
+        detail = (
+            f"{schedule.changed_by} gave the schedule {schedule.name} the rule {schedule.rule}, and since then the "
+            f"code declares {schedule.declared_rule}: choose with `headrace schedules change {schedule.name}`."
+        )
+        yield Check(f"rules:{schedule.name}", Status.AMBER, detail)
 
 
 def _stream(stream: StreamView) -> Iterator[Check]:

@@ -18,7 +18,7 @@ import jobs
 from models import migrations
 from web import recent
 from web.question import Question, Silence
-from workers import census
+from workers import census, timetable
 
 #: Seconds that all parts together have to answer, and for which an answer is good.
 DEADLINE = 2.5
@@ -35,7 +35,7 @@ class Snapshot:
     dead: recent.DeadView
     retrying: list[recent.RetryingView]
     queues: list[census.QueueView]
-    schedules: list[census.ScheduleView]
+    schedules: list[timetable.ScheduleView]
     streams: list[census.StreamView]
     index: census.IndexView
     totals: census.TotalsView
@@ -151,7 +151,7 @@ def _read(connection: Connection) -> Snapshot:
         dead=recent.dead(connection),
         retrying=recent.retrying(connection),
         queues=census.queues(connection, {job.queue for job in jobs.all_jobs().values()}),
-        schedules=census.schedules(connection),
+        schedules=timetable.schedules(connection),
         streams=census.streams(connection),
         index=census.index(connection),
         totals=census.totals(connection),

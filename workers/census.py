@@ -49,26 +49,6 @@ class QueueView:
 
 
 @dataclass(frozen=True, slots=True)
-class ScheduleView:
-    """A schedule with its next fire and the last slot that was recorded."""
-
-    name: str
-    rule: str
-    zone: str
-    next_fire_at: datetime
-    paused_at: datetime | None
-    paused_by: str | None
-    reason: str | None
-    paused_until: datetime | None
-    retired_at: datetime | None
-    #: The newest slot; all empty when it never fired.
-    last_fire_at: datetime | None
-    last_outcome: str | None
-    last_run_id: int | None
-    last_run_state: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class StreamView:
     """A stream: how far it was read, and what it set aside."""
 
@@ -251,19 +231,6 @@ QUEUES = text("""
     ORDER BY name
 """)
 
-SCHEDULES = text("""
-    SELECT s.name, s.rule, s.zone, s.next_fire_at, s.paused_at, s.paused_by, s.reason, s.paused_until,
-           s.retired_at, last.fire_at AS last_fire_at, last.outcome AS last_outcome, last.run_id AS last_run_id,
-           runs.state AS last_run_state
-    FROM schedules s
-    LEFT JOIN LATERAL (
-        SELECT fire_at, outcome, run_id FROM slots WHERE schedule = s.name ORDER BY fire_at DESC LIMIT 1
-    ) AS last ON true
-    LEFT JOIN runs ON runs.id = last.run_id
-    ORDER BY s.retired_at IS NOT NULL, s.name
-    LIMIT :cap
-""")
-
 STREAMS = text("""
     SELECT upstream, name, high_water, walked_at,
            extract(epoch FROM now() - walked_at)::float8 AS freshness_seconds,
@@ -344,11 +311,6 @@ def queues(connection: Connection, known: Iterable[str]) -> list[QueueView]:
     """
     values = {"known": sorted(set(known)), "cap": CAP, "stale": STALE_AFTER}
     return [QueueView(**row) for row in connection.execute(QUEUES, values).mappings()]
-
-
-def schedules(connection: Connection) -> list[ScheduleView]:
-    """Return every schedule by name, retired ones last."""
-    return [ScheduleView(**row) for row in connection.execute(SCHEDULES, {"cap": CAP}).mappings()]
 
 
 def streams(connection: Connection) -> list[StreamView]:

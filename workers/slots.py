@@ -1,62 +1,42 @@
 """Firing schedules: one slot row, one run and the next fire, in one transaction.
 
 Due schedules are taken with SKIP LOCKED and the database's clock decides what is due, so any number of schedulers may
-run without a leader; the unique slot makes a double fire impossible whatever happens. Each planned fire gets its row
-with its outcome: what becomes of those that were missed in a downtime, and of one that meets an unfinished run of its
-schedule, its policy says (`jobs/_fire_policy.py`); the lock on the schedule's row makes that look at the runs safe. A
-paused schedule records that it skipped.
+run without a leader; the unique slot makes a double fire impossible whatever happens. All that are due are one set:
+the number of statements does not depend on how many there are. Each planned fire gets its row with its outcome
+(`workers/plan.py`). One that meets an unfinished run of its schedule does what its policy says
+(`jobs/_fire_policy.py`); the lock on the schedule's row makes that look at the runs safe. While its queue, its job or
+an upstream that it needs is paused, fires share one waiting run whatever the policy is.
 """
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DataError, IntegrityError
 
 import jobs
-from jobs import BadArguments, BadRule, Job, Overlap, Rule, UnknownJob
-from jobs._fire_policy import FirePolicy, outcomes
-from jobs._schedule import fires
+from jobs import BadRule, Overlap, UnknownJob
+from jobs._fires import Fire, enqueue_fires
 from workers import logs
+from workers.plan import Plan, Recorded, look
 
-#: Missed fires that get a row of their own after downtime, unless more are made up for; earlier ones have none.
-MOST_MISSED = 100
+#: Schedules taken in one transaction.
+TOGETHER = 1_000
 
-DECLARE = text("""
-    INSERT INTO schedules (name, rule, zone, next_fire_at) VALUES (:name, :rule, :zone, :next_fire_at)
-    ON CONFLICT (name) DO UPDATE
-    SET rule = excluded.rule, zone = excluded.zone, retired_at = NULL,
-        next_fire_at = CASE WHEN schedules.rule = excluded.rule AND schedules.zone = excluded.zone
-                            AND schedules.retired_at IS NULL
-                       THEN schedules.next_fire_at ELSE excluded.next_fire_at END
+_ROW = """name, coalesce(job, name) AS job, args, rule, zone, declared_rule IS NOT NULL AS declared, missed, overlap,
+    jitter, next_fire_at, paused_at IS NOT NULL AS paused, paused_by, reason, paused_until, now() AS now"""
+DUE = text(f"""
+    SELECT {_ROW} FROM schedules
+    WHERE retired_at IS NULL AND next_fire_at <= now() AND coalesce(job, name) = ANY(:jobs)
+    ORDER BY next_fire_at LIMIT :most FOR UPDATE SKIP LOCKED
 """)
-RETIRE = text("UPDATE schedules SET retired_at = now() WHERE retired_at IS NULL AND name <> ALL(:names)")
-# A renamed job keeps its schedule: whether it is paused, its next fire, its history, and the run under way.
-RENAME = (
-    text("""
-        INSERT INTO schedules
-            (name, rule, zone, next_fire_at, paused_at, paused_by, reason, paused_until, retired_at)
-        SELECT :name, rule, zone, next_fire_at, paused_at, paused_by, reason, paused_until, retired_at FROM schedules
-        WHERE name = ANY(:former) ORDER BY retired_at NULLS FIRST LIMIT 1 ON CONFLICT (name) DO NOTHING
-    """),
-    text("""
-        UPDATE slots s SET schedule = :name WHERE schedule = ANY(:former)
-            AND NOT EXISTS (SELECT 1 FROM slots t WHERE t.schedule = :name AND t.fire_at = s.fire_at)
-    """),
-    text("""
-        UPDATE runs SET schedule = :name
-        WHERE schedule = ANY(:former) AND state IN ('waiting', 'queued', 'running')
-    """),
-    text("DELETE FROM schedules WHERE name = ANY(:former)"),
-)
-FORMER = text("SELECT name FROM schedules WHERE name = ANY(:former) ORDER BY name FOR UPDATE")
-DUE = text("""
-    SELECT name, next_fire_at, paused_at IS NOT NULL AS paused, paused_until, now() AS now FROM schedules
-    WHERE retired_at IS NULL AND next_fire_at <= now() AND name = ANY(:names)
-    ORDER BY next_fire_at FOR UPDATE SKIP LOCKED
+#: Seconds until the next fire that is not due yet.
+NEXT = text("""
+    SELECT extract(epoch FROM min(next_fire_at) - clock_timestamp())::float8 FROM schedules
+    WHERE retired_at IS NULL AND next_fire_at > now()
 """)
 # What was planned within the pause is recorded before: a schedule that another scheduler is firing now is lifted later.
 LIFT = text("""
@@ -67,16 +47,29 @@ LIFT = text("""
     )
     INSERT INTO audit (actor, action, target, count) SELECT 'the clock', 'schedules resume', name, 1 FROM lifted
 """)
-ADVANCE = text("UPDATE schedules SET next_fire_at = :next_fire_at WHERE name = :name")
-RECORDED = text("SELECT fire_at FROM slots WHERE schedule = :schedule AND fire_at = ANY(:fires)")
+ADVANCE = text("""
+    UPDATE schedules s SET next_fire_at = given.next_fire_at
+    FROM unnest(CAST(:names AS text[]), CAST(:thens AS timestamptz[])) AS given (name, next_fire_at)
+    WHERE s.name = given.name
+""")
+KNOWN = text("""
+    SELECT s.schedule, s.fire_at FROM slots s
+    JOIN unnest(CAST(:names AS text[]), CAST(:fires AS timestamptz[])) AS given (schedule, fire_at)
+        USING (schedule, fire_at)
+""")
 SLOTS = text("""
-    INSERT INTO slots (schedule, fire_at, outcome, run_id)
-    SELECT :schedule, * FROM unnest(
-        CAST(:fires AS timestamptz[]), CAST(:outcomes AS text[]), CAST(:run_ids AS bigint[]))
+    INSERT INTO slots (schedule, fire_at, outcome, run_id, note)
+    SELECT * FROM unnest(CAST(:names AS text[]), CAST(:fires AS timestamptz[]), CAST(:outcomes AS text[]),
+        CAST(:run_ids AS bigint[]), CAST(:notes AS text[]))
 """)
 UNFINISHED = text("""
-    SELECT id, state <> 'running' AND attempt = 0 AS waits FROM runs
-    WHERE schedule = :name AND state IN ('waiting', 'queued', 'running') ORDER BY id
+    SELECT schedule, id, state <> 'running' AND attempt = 0 AS waits FROM runs
+    WHERE schedule = ANY(:names) AND state IN ('waiting', 'queued', 'running') ORDER BY id
+""")
+HELD = text("""
+    SELECT 'queue' AS kind, name FROM queues WHERE paused_at IS NOT NULL
+    UNION ALL SELECT 'job', job FROM pauses WHERE key = '' AND paused_at IS NOT NULL
+    UNION ALL SELECT 'upstream', name FROM upstreams WHERE paused_at IS NOT NULL
 """)
 REPLACE = text("""
     UPDATE runs SET cancel_requested_at = now(),
@@ -87,23 +80,23 @@ REPLACE = text("""
     WHERE id IN (SELECT id FROM runs WHERE id = ANY(:ids) AND state IN ('waiting', 'queued', 'running')
                  ORDER BY id FOR UPDATE)
 """)
+ONE = text("""
+    SELECT coalesce(job, name) AS job, args, clock_timestamp() AS moment FROM schedules
+    WHERE name = :name AND retired_at IS NULL
+""")
 
 
-#: What a planned fire becomes that has a run of its own.
-WANT_A_RUN = {"ran", "caught_up"}
+class Unfinished(NamedTuple):
+    """A run of a schedule that has not ended."""
 
-
-class Recorded(NamedTuple):
-    """A slot."""
-
-    fire_at: datetime
-    outcome: str
-    run_id: int | None
+    run_id: int
+    #: No attempt has begun.
+    waits: bool
 
 
 @dataclass(frozen=True)
 class Fired:
-    """One schedule that was due and what came of it."""
+    """One schedule that was due and what came of its last fire."""
 
     schedule: str
     fire_at: datetime
@@ -113,135 +106,150 @@ class Fired:
     lateness: float
 
 
-def declare(connection: Connection, declared: Iterable[Job[Any]], *, retire: bool) -> None:
-    """Bring the schedules table in line with the code: new and changed rules in.
-
-    Args:
-        connection: The caller's transaction.
-        declared: All jobs.
-        retire: Whether to retire schedules that the code does not know. During a deploy an older scheduler does not
-            know the newest ones, so a scheduler declares again now and then, and retires only when it starts.
-    """
-    now = connection.execute(text("SELECT now()")).scalar_one()
-    names = []
-    for job in sorted(declared, key=lambda job: job.name):
-        if job.schedule is not None:
-            names.append(job.name)
-            _rename(connection, job)
-            rule = {"rule": job.schedule.text, "zone": job.schedule.zone, "next_fire_at": job.schedule.next_after(now)}
-            connection.execute(DECLARE, {"name": job.name, **rule})
-    if retire:
-        connection.execute(RETIRE, {"names": names})
-
-
-def _rename(connection: Connection, job: Job[Any]) -> None:
-    values = {"name": job.name, "former": list(job.formerly)}
-    if job.formerly and connection.execute(FORMER, values).all():
-        for statement in RENAME:
-            connection.execute(statement, values)
-
-
 def take_due(connection: Connection) -> list[Fired]:
-    """Record every schedule that is due, in the caller's transaction."""
-    scheduled = {job.name: job for job in jobs.all_jobs().values() if job.schedule is not None}
-    due = connection.execute(DUE, {"names": list(scheduled)}).all()
-    fired = [_fire_alone(connection, scheduled[row.name], row) for row in due]
+    """Record up to `TOGETHER` schedules that are due, in the caller's transaction."""
+    due = connection.execute(DUE, {"jobs": list(jobs.names()), "most": TOGETHER}).all()
+    plans = [plan for row in due if (plan := _readable(row)) is not None]
+    fired = _fire(connection, plans) if plans else []
     connection.execute(LIFT)
-    return [one for one in fired if one is not None]
+    return fired
 
 
-def _fire_alone(connection: Connection, job: Job[Any], row: Any) -> Fired | None:
-    """Fire one schedule in a savepoint: one that cannot be fired must not hold the others."""
+def seconds_to_next(connection: Connection) -> float | None:
+    """Return the seconds until a schedule is due next, by the database's clock; None if none ever is."""
+    seconds: float | None = connection.execute(NEXT).scalar()
+    return seconds
+
+
+def _readable(row: Any) -> Plan | None:
+    """Return the plan of a row; one that cannot be read must not hold the others."""
+    try:
+        return look(row)
+    except (BadRule, UnknownJob) as error:
+        logs.get().error("a schedule cannot be fired", schedule=row.name, reason=str(error))
+        return None
+
+
+def _fire(connection: Connection, plans: list[Plan]) -> list[Fired]:
+    """Fire schedules in a savepoint, and each in its own if Postgres refuses one of them."""
     try:
         with connection.begin_nested():
-            return _fire(connection, job, row)
-    except (BadArguments, BadRule) as error:
-        logs.get().error("a schedule cannot be fired", schedule=job.name, reason=str(error))
-        return None
+            return _fire_together(connection, plans)
+    except (DataError, IntegrityError) as error:
+        if len(plans) > 1:
+            return [fired for plan in plans for fired in _fire(connection, [plan])]
+        logs.get().error("a schedule cannot be fired", schedule=plans[0].name, reason=str(error).splitlines()[0])
+        return []
 
 
-def _fire(connection: Connection, job: Job[Any], row: Any) -> Fired | None:
-    rule = job.schedule
-    if rule is None:
-        return None
-    planned = _planned(rule, row.next_fire_at, row.now)
-    last = planned[-1]
-    connection.execute(ADVANCE, {"name": job.name, "next_fire_at": rule.next_after(max(last, row.now))})
-    known = set(connection.execute(RECORDED, {"schedule": job.name, "fires": planned}).scalars())
-    if last in known:
-        return None
-    fresh = [moment for moment in planned if moment not in known]
-    slots = _with_runs(connection, job, rule.policy, _became(rule, row, fresh))
-    _record(connection, job.name, slots)
-    return Fired(job.name, last, slots[-1].outcome, slots[-1].run_id, (row.now - last).total_seconds())
-
-
-def _planned(rule: Rule, first: datetime, now: datetime) -> list[datetime]:
-    """Return the planned fires up to now: always the last one, and as many before it as get a row of their own."""
-    most = max(MOST_MISSED, rule.policy.missed.most)
-    return list(deque(chain([first], fires(rule, first, now)), maxlen=most + 1))
-
-
-def _became(rule: Rule, row: Any, planned: Sequence[datetime]) -> list[tuple[datetime, str]]:
-    """Return what fires become if no run is in the way."""
-    became = {}
-    for moment in planned:
-        if row.paused and (row.paused_until is None or moment < row.paused_until):
-            became[moment] = "skipped_paused"
-        elif rule.policy.excludes(moment, rule.zone):
-            became[moment] = "skipped_calendar"
-    left = [moment for moment in planned if moment not in became]
-    became |= zip(left, outcomes(left, row.now, rule.policy.missed), strict=True)
-    return [(moment, became[moment]) for moment in planned]
-
-
-def _with_runs(
-    connection: Connection, job: Job[Any], policy: FirePolicy, became: list[tuple[datetime, str]]
-) -> list[Recorded]:
-    """Enqueue what the fires want, unless a run is in the way: then they join it."""
-    wanting = [moment for moment, outcome in became if outcome in WANT_A_RUN]
-    run_id = _make_way(connection, job.name, policy.overlap) if wanting else None
-    runs: dict[datetime, int] = {}
-    if run_id is not None:
-        became = [(moment, "coalesced" if outcome in WANT_A_RUN else outcome) for moment, outcome in became]
-    elif wanting:
-        runs = {moment: _enqueue(connection, job, policy, moment) for moment in wanting}
-        run_id = runs[wanting[-1]]
+def _fire_together(connection: Connection, plans: list[Plan]) -> list[Fired]:
+    names, thens = [plan.name for plan in plans], [plan.then for plan in plans]
+    connection.execute(ADVANCE, {"names": names, "thens": thens})
+    known = _known(connection, plans)
+    became = {plan: plan.became(known[plan.name]) for plan in plans}
+    became = _with_runs(connection, _joined(connection, became))
+    _record(connection, {plan.name: slots for plan, slots in became.items()})
     return [
-        Recorded(moment, outcome, run_id if outcome == "coalesced" else runs.get(moment)) for moment, outcome in became
+        Fired(plan.name, last.fire_at, last.outcome, last.run_id, (plan.now - last.fire_at).total_seconds())
+        for plan, slots in became.items()
+        for last in slots[-1:]
     ]
 
 
-def _enqueue(connection: Connection, job: Job[Any], policy: FirePolicy, moment: datetime) -> int:
-    due_at = policy.starts(job.name, moment) if policy.jitter else None
-    return job.options(slot=(job.name, moment), due_at=due_at).enqueue(connection)
+def _known(connection: Connection, plans: Sequence[Plan]) -> defaultdict[str, set[datetime]]:
+    pairs = [(plan.name, moment) for plan in plans for moment in plan.planned]
+    names, fires = zip(*pairs, strict=True)
+    known = defaultdict(set)
+    for schedule, moment in connection.execute(KNOWN, {"names": list(names), "fires": list(fires)}):
+        known[schedule].add(moment)
+    return known
 
 
-def _make_way(connection: Connection, name: str, overlap: Overlap) -> int | None:
+def _joined(connection: Connection, became: dict[Plan, list[Recorded]]) -> dict[Plan, list[Recorded]]:
+    """Let fires that want a run and meet an unfinished one do what their policy says."""
+    wanting = [plan for plan, slots in became.items() if any(slot.wants for slot in slots)]
+    held = _held(connection) if any(plan.policy.overlap is Overlap.ALLOW for plan in wanting) else set()
+    overlaps = {plan: _overlap(plan, held) for plan in wanting}
+    asking = [plan.name for plan, overlap in overlaps.items() if overlap is not Overlap.ALLOW]
+    unfinished = _unfinished(connection, asking) if asking else {}
+    replaced = [run.run_id for plan in wanting if overlaps[plan] is Overlap.REPLACE for run in unfinished[plan.name]]
+    if replaced:
+        connection.execute(REPLACE, {"ids": replaced})
+    ways = {plan: _in_the_way(overlap, unfinished.get(plan.name, ())) for plan, overlap in overlaps.items()}
+    return {plan: _join(slots, ways.get(plan)) for plan, slots in became.items()}
+
+
+def _held(connection: Connection) -> set[tuple[str, str]]:
+    return {(row.kind, row.name) for row in connection.execute(HELD)}
+
+
+def _overlap(plan: Plan, held: set[tuple[str, str]]) -> Overlap:
+    job = plan.job
+    needed = {("queue", job.queue), ("job", job.name), *(("upstream", upstream.name) for upstream in job.needs)}
+    return Overlap.QUEUE if plan.policy.overlap is Overlap.ALLOW and needed & held else plan.policy.overlap
+
+
+def _unfinished(connection: Connection, names: list[str]) -> defaultdict[str, list[Unfinished]]:
+    found = defaultdict(list)
+    for schedule, run_id, waits in connection.execute(UNFINISHED, {"names": names}):
+        found[schedule].append(Unfinished(run_id, waits))
+    return found
+
+
+def _in_the_way(overlap: Overlap, unfinished: Sequence[Unfinished]) -> int | None:
     """Return the run that does the work of a new fire too; without one the way is free."""
-    unfinished = [] if overlap is Overlap.ALLOW else connection.execute(UNFINISHED, {"name": name}).all()
-    if overlap is Overlap.REPLACE and unfinished:
-        connection.execute(REPLACE, {"ids": [run.id for run in unfinished]})
+    if overlap is Overlap.REPLACE:
         return None
-    return next((int(run.id) for run in unfinished if overlap is Overlap.JOIN or run.waits), None)
+    return next((run.run_id for run in unfinished if overlap is Overlap.JOIN or run.waits), None)
 
 
-def _record(connection: Connection, schedule: str, slots: Sequence[Recorded]) -> None:
-    moments, became, run_ids = zip(*slots, strict=True)
-    values = {"schedule": schedule, "fires": list(moments), "outcomes": list(became), "run_ids": list(run_ids)}
-    connection.execute(SLOTS, values)
+def _join(slots: list[Recorded], run_id: int | None) -> list[Recorded]:
+    if run_id is None:
+        return slots
+    note = f"run {run_id} had not ended and does its work"
+    return [slot._replace(outcome="coalesced", run_id=run_id, note=note) if slot.wants else slot for slot in slots]
+
+
+def _with_runs(connection: Connection, became: dict[Plan, list[Recorded]]) -> dict[Plan, list[Recorded]]:
+    """Enqueue what the fires want; those that were folded into the last one share its run."""
+    fires = [
+        Fire(plan.name, slot.fire_at, plan.job, plan.args, plan.starts(slot.fire_at))
+        for plan, slots in became.items()
+        for slot in slots
+        if slot.wants
+    ]
+    runs = enqueue_fires(connection, fires) if fires else {}
+    return {plan: _shared(_own(plan.name, slots, runs)) for plan, slots in became.items()}
+
+
+def _own(name: str, slots: list[Recorded], runs: dict[tuple[str, datetime], int]) -> list[Recorded]:
+    return [slot._replace(run_id=runs[name, slot.fire_at]) if slot.wants else slot for slot in slots]
+
+
+def _shared(slots: list[Recorded]) -> list[Recorded]:
+    """Let fires that were folded into the last one say its run."""
+    last = next((slot.run_id for slot in reversed(slots) if slot.run_id is not None), None)
+    return [slot._replace(run_id=slot.run_id or last) if slot.outcome == "coalesced" else slot for slot in slots]
+
+
+def _record(connection: Connection, slots: dict[str, list[Recorded]]) -> None:
+    rows = [(name, *slot) for name, recorded in slots.items() for slot in recorded]
+    if rows:
+        columns = map(list, zip(*rows, strict=True))
+        connection.execute(SLOTS, dict(zip(("names", "fires", "outcomes", "run_ids", "notes"), columns, strict=True)))
 
 
 def fire(connection: Connection, name: str) -> int:
     """Fire a schedule by hand, now; return the run.
 
     Raises:
-        UnknownJob: If no schedule has this name.
+        UnknownJob: If no schedule has this name, or the code does not have its job.
+        BadArguments: If its job does not take its arguments any more.
     """
-    job = jobs.find(name)
-    if job.schedule is None:
-        raise UnknownJob(f"{name} has no schedule: `headrace run {name}` starts it once")
-    now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-    run_id = job.options(slot=(job.name, now)).enqueue(connection)
-    _record(connection, job.name, [Recorded(now, "fired_by_hand", run_id)])
+    row = connection.execute(ONE, {"name": name}).one_or_none()
+    if row is None:
+        raise UnknownJob(f"{jobs.find(name).name} has no schedule: `headrace run {name}` starts it once")
+    job = jobs.find(row.job)
+    run_id = job.options(slot=(name, row.moment)).insert(connection, job.accept(row.args))
+    _record(connection, {name: [Recorded(row.moment, "fired_by_hand", run_id)]})
     return run_id

@@ -50,9 +50,9 @@ def test_its_arguments_are_those_of_its_shape_and_judged_at_enqueue(engine: Engi
     with engine.begin() as connection:
         run_id = recorded.enqueue(connection, sku="a", cents=3)
         with pytest.raises(BadArguments, match=r"test_chunk\.publish: argument 'sku': is required"):
-            recorded.insert(connection, recorded._accept((), {"cents": 1}))
+            recorded.insert(connection, recorded._accepted((), {"cents": 1}))
         with pytest.raises(BadArguments, match="argument 'colour': is not one of this job's arguments"):
-            recorded.insert(connection, recorded._accept((), {"sku": "a", "colour": "red"}))
+            recorded.insert(connection, recorded._accepted((), {"sku": "a", "colour": "red"}))
     assert rows.run_row(engine, run_id).args == {"sku": "a", "cents": 3}
 
 

@@ -2,14 +2,14 @@
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise, takewhile
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from jobs import BadRule, Rule, cron, every
-from jobs._schedule import EPOCH, fires
+from jobs import BadRule, Rule, at, cron, every, read_rule
+from jobs._schedule import EPOCH, fires, newest
 
 ZONES = (
     "UTC",
@@ -83,9 +83,17 @@ def test_a_fixed_time_that_happens_twice_fires_once_whenever_one_asks(zone: str,
 
 
 @settings(max_examples=40)  # each is a year
-@given(st.sampled_from(ZONES[1:]), st.integers(2012, 2036), st.integers(0, 23), st.sampled_from([0, 15, 30, 45]))
-def test_a_daily_time_fires_exactly_once_on_every_day_of_a_year(zone: str, year: int, hour: int, minute: int) -> None:
-    rule = cron(f"{minute} {hour} * * *", zone=zone)
+@given(
+    st.sampled_from(ZONES[1:]),
+    st.integers(2012, 2036),
+    st.sampled_from(["", "0 ", "59 "]),
+    st.integers(0, 23),
+    st.sampled_from([0, 15, 30, 45]),
+)
+def test_a_daily_time_fires_exactly_once_on_every_day_of_a_year(
+    zone: str, year: int, second: str, hour: int, minute: int
+) -> None:
+    rule = cron(f"{second}{minute} {hour} * * *", zone=zone)
     begin, end = (datetime(y, 1, 1, tzinfo=ZoneInfo(zone)).astimezone(UTC) for y in (year, year + 1))
     found = [moment.astimezone(ZoneInfo(zone)) for moment in fires(rule, begin - timedelta(seconds=1), end)]
     days = [moment.date() for moment in found if moment.year == year]
@@ -190,6 +198,17 @@ def test_fires_end_with_the_last_moment_and_begin_after_the_first() -> None:
         (lambda: every(hours=-1), "too short"),
         (lambda: every(seconds=float("nan")), "interval"),
         (lambda: every(seconds=float("inf")), "interval"),
+        (lambda: at("2027-02-30T08:00"), "day is out of range for month"),
+        (lambda: at("tomorrow"), "tomorrow"),
+        (lambda: at("2027-02-03T08:00", zone="Mars/Base"), "Mars/Base"),
+        (lambda: at("0001-01-01T00:00", zone="Asia/Tokyo"), "0001"),
+        (lambda: read_rule("sometimes", "UTC"), "no rule"),
+        (lambda: read_rule("every 3 moons", "UTC"), "3 moons"),
+        (lambda: read_rule("every 0.5 s", "UTC"), "too short"),
+        (lambda: read_rule("every 1 h", "Mars/Base"), "Mars/Base"),
+        (lambda: cron("0 0 30 2 *"), "its months have no such day"),
+        (lambda: read_rule("every 999999999999 d", "UTC"), "too long"),
+        (lambda: read_rule("cron 0 25 * * *", "UTC"), "hour"),
     ],
 )
 def test_a_rule_that_cannot_be_read_says_so_in_one_line(make: object, word: str) -> None:
@@ -198,3 +217,86 @@ def test_a_rule_that_cannot_be_read_says_so_in_one_line(make: object, word: str)
         make()
     assert word.lower() in str(caught.value).lower()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "zone", "moment"),
+    [
+        ("2026-12-01T08:00", "Europe/Berlin", datetime(2026, 12, 1, 7, tzinfo=UTC)),
+        ("2026-12-01 08:00:30", "Asia/Kathmandu", datetime(2026, 12, 1, 2, 15, 30, tzinfo=UTC)),
+        ("2026-12-01T08:00+05:00", "Europe/Berlin", datetime(2026, 12, 1, 3, tzinfo=UTC)),
+        ("2027-03-28T02:30", "Europe/Berlin", datetime(2027, 3, 28, 1, tzinfo=UTC)),  # in the gap: right after it
+        ("2027-10-31T02:30", "Europe/Berlin", datetime(2027, 10, 31, 0, 30, tzinfo=UTC)),  # twice: the first time
+    ],
+)
+def test_a_moment_on_the_wall_of_a_zone_fires_once(typed: str, zone: str, moment: datetime) -> None:
+    rule = at(typed, zone=zone)
+    assert rule.next_after(moment - timedelta(days=1)) == moment
+    assert rule.next_after(moment) is None
+    assert list(fires(rule, EPOCH, moment)) == [moment]
+
+
+RULES_OF_ANY_KIND = st.one_of(
+    st.integers(1_000_000, 10**14).map(lambda micros: every(seconds=micros / 1_000_000)),
+    st.builds(lambda rule, zone: cron(rule, zone=zone), st.sampled_from(RULES), st.sampled_from(ZONES)),
+    st.builds(lambda moment, zone: at(moment.isoformat(), zone=zone), moments, st.sampled_from(ZONES)),
+)
+
+
+@given(RULES_OF_ANY_KIND)
+def test_a_rule_is_read_back_from_its_text_and_its_zone(rule: Rule) -> None:
+    assert read_rule(rule.text, rule.zone) == rule
+
+
+@given(RULES_OF_ANY_KIND, moments, st.integers(0, 10**6), st.integers(1, 40))
+def test_the_newest_fires_are_the_last_ones_of_all(rule: Rule, begin: datetime, seconds: int, most: int) -> None:
+    first = rule.next_after(begin)
+    assume(first is not None)
+    assert first is not None
+    until = first + timedelta(seconds=min(seconds, 40_000))
+    assert newest(rule, first, until, most) == [first, *fires(rule, first, until)][-most:]
+
+
+@pytest.mark.parametrize(
+    ("expression", "first"),
+    [
+        ("0 3 L * *", datetime(2026, 11, 30, 3, tzinfo=UTC)),  # the last day of the month
+        ("0 3 LW * *", datetime(2026, 11, 30, 3, tzinfo=UTC)),  # its last weekday
+        ("0 3 * * 5L", datetime(2026, 11, 27, 3, tzinfo=UTC)),  # its last Friday
+        ("0 3 * * mon#2", datetime(2026, 12, 14, 3, tzinfo=UTC)),  # the second Monday
+        ("0 9 * jan-mar mon-fri", datetime(2027, 1, 1, 9, tzinfo=UTC)),
+        ("*/10 * * * * *", datetime(2026, 11, 25, 0, 0, 10, tzinfo=UTC)),
+    ],
+)
+def test_last_days_ordinals_names_and_seconds_mean_what_they_say(expression: str, first: datetime) -> None:
+    assert cron(expression).next_after(datetime(2026, 11, 25, tzinfo=UTC)) == first
+
+
+@st.composite
+def weeks_with_a_move(draw: st.DrawFn) -> tuple[str, datetime]:
+    """Return any zone, and the begin of a week of twenty years in which its clocks move, if there is one."""
+    zone = draw(st.sampled_from(sorted(available_timezones())))
+    weeks = [datetime(2010, 1, 1, tzinfo=UTC) + timedelta(weeks=week) for week in range(20 * 52)]
+    moves = [a for a, b in pairwise(weeks) if ZoneInfo(zone).utcoffset(a) != ZoneInfo(zone).utcoffset(b)]
+    return zone, draw(st.sampled_from(moves or weeks))
+
+
+@settings(max_examples=150)
+@given(weeks_with_a_move(), st.integers(0, 23), st.sampled_from([0, 15, 30, 45]))
+def test_in_every_zone_a_daily_time_fires_when_the_wall_first_shows_it_or_more(
+    week: tuple[str, datetime], hour: int, minute: int
+) -> None:
+    """The whole rule in one: a doubled time counts the first time, one that is left out right after the gap."""
+    zone, begin = week
+    walls = [(m, m.astimezone(ZoneInfo(zone)).replace(tzinfo=None)) for m in quarters(begin, days=9)]
+    at_noon = walls[4 * 12][1]
+    daily = [at_noon.replace(hour=hour, minute=minute) + timedelta(days=day) for day in range(1, 8)]
+    expected = [next(moment for moment, wall in walls if wall >= time) for time in daily]
+    rule = cron(f"{minute} {hour} * * *", zone=zone)
+    found = list(fires(rule, expected[0] - timedelta(minutes=1), expected[-1]))
+    assert found == sorted(set(expected))
+
+
+def quarters(begin: datetime, *, days: int) -> list[datetime]:
+    """Return each quarter of an hour; since 2010 all clocks moved by quarters, at quarters."""
+    return [begin + timedelta(minutes=15 * step) for step in range(days * 96)]

@@ -18,7 +18,8 @@ from web.health import Status, judge
 from web.pulse import NotMigrated, Sight, Snapshot
 from web.question import Silence
 from web.recent import DeadView, RetryingView
-from workers.census import GenerationView, IndexView, ProcessView, QueueView, ScheduleView, StreamView, TotalsView
+from workers.census import GenerationView, IndexView, ProcessView, QueueView, StreamView, TotalsView
+from workers.timetable import ScheduleView
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 QUEUE = QueueView("search", 0, 0, 0, 0, None, None, None, None, None, 1)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from workers import census
+from workers import census, timetable
 
 
 def put(connection: Connection, statement: str, **values: object) -> None:
@@ -110,7 +110,7 @@ def test_a_schedule_shows_its_newest_slot_and_that_runs_state(engine: Engine) ->
         slot = "INSERT INTO slots (schedule, fire_at, outcome, run_id) VALUES ('a.b', now() - :age * interval '1 s', "
         put(connection, slot + "'coalesced', NULL)", age=120)
         put(connection, slot + "'ran', :run)", age=60, run=run)
-        (found,) = census.schedules(connection)
+        (found,) = timetable.schedules(connection)
     assert (found.last_outcome, found.last_run_id, found.last_run_state) == ("ran", run, "dead")
 
 
@@ -120,7 +120,7 @@ def test_a_schedule_that_never_fired_has_no_last_slot(engine: Engine) -> None:
             connection,
             "INSERT INTO schedules (name, rule, zone, next_fire_at) VALUES ('a.b', 'every 60 s', 'UTC', now())",
         )
-        (found,) = census.schedules(connection)
+        (found,) = timetable.schedules(connection)
     assert (found.last_fire_at, found.last_outcome, found.last_run_state) == (None, None, None)
 
 

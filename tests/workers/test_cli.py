@@ -145,6 +145,18 @@ def test_it_is_also_a_module(environment: dict[str, str]) -> None:
         ("upstreams reset nobody", "there is no upstream"),
         ("schedules pause nobody", "there is no schedule"),
         ("schedules preview search.rebuild", "has no schedule"),
+        ("schedules why nothing 2026-11-25T04:00", "there is no schedule called 'nothing'"),
+        ("schedules add mine --job nothing --every 1h", "there is no job called 'nothing'"),
+        ("schedules add mine --job warehouse.sync", "give one rule"),
+        ("schedules add mine --job warehouse.sync --every 1h --at 2099-01-01", "give one rule"),
+        ("schedules add mine --job warehouse.sync --every soon", "'soon' is no interval"),
+        ("schedules add mine --job warehouse.sync --at 2027-02-30T08:00", "day is out of range"),
+        ("schedules add mine --job warehouse.sync --every 1h --zone Mars/Base", "not a known time zone"),
+        ("schedules add mine --job warehouse.sync --every 1h --missed some", "missed fires"),
+        ("schedules add mine --job warehouse.sync --every 1h --arg sku=1", "is not one of this job's arguments"),
+        ("schedules add my.own --job warehouse.sync --every 1h", "no dot"),
+        ("schedules change nothing --every 1h", "there is no schedule"),
+        ("schedules remove nothing", "there is no schedule"),
         ("webhooks show 1", "there is no event 1"),
         ("webhooks replay", "say which events"),
         ("webhooks backfill warehouse", "does not list its events"),
@@ -391,6 +403,34 @@ def test_the_pause_of_a_schedule_may_have_an_end(ask: Cli, engine: Engine) -> No
     assert "goes on" in ask("schedules", "resume", "warehouse.sync").stdout
     (listed,) = parsed(ask("schedules", "list", "--json"))
     assert (listed["paused_at"], listed["paused_until"]) == (None, None)
+
+
+def test_a_schedule_is_made_tried_changed_and_taken_away(ask: Cli, engine: Engine) -> None:
+    new = ("schedules", "add", "mine", "--job", "warehouse.sync", "--cron", "0 4 * * *", "--zone", "Europe/Berlin")
+    assert "(dry run, nothing was changed)" in ask(*new, "--arg", "full=true", "--dry-run").stdout
+    assert rows.one(engine, "SELECT count(*) FROM schedules") == 0
+    made = ask(*new, "--arg", "full=true", "--by", "kim")
+    assert made.stdout.startswith("schedule mine starts warehouse.sync cron 0 4 * * * (Europe/Berlin), first ")
+    assert "04:00:00 CE" in ask("schedules", "preview", "mine", "--count", "1").stdout
+    assert "made by kim" in ask("schedules", "list").stdout
+    assert "every 15 min (UTC)" in ask("schedules", "change", "mine", "--every", "15m").stdout
+    run_id = ask("schedules", "fire", "mine").stdout.strip()
+    assert rows.one(engine, "SELECT args FROM runs WHERE id = :id", id=run_id) == {"full": True}
+    assert "would be taken away" in ask("schedules", "remove", "mine", "--dry-run").stdout
+    assert ask("schedules", "remove", "mine").stdout == "schedule mine is gone\n"
+    actions = rows.one(engine, "SELECT array_agg(action ORDER BY id) FROM audit")
+    assert actions == ["schedules add", "schedules change", "schedules fire", "schedules remove"]
+
+
+def test_the_answer_why_it_did_not_run_is_a_sentence_or_json(ask: Cli, engine: Engine) -> None:
+    ask("schedules", "add", "mine", "--job", "warehouse.sync", "--cron", "0 4 * * *", "--by", "kim")
+    skipped = "('mine', :at, 'skipped_paused', 'kim had paused it')"
+    slot = f"INSERT INTO slots (schedule, fire_at, outcome, note) VALUES {skipped}"
+    rows.change(engine, slot, at="2026-11-25T04:00Z")
+    asked = ("schedules", "why", "mine", "2026-11-25T04:00")
+    assert "it was skipped: kim had paused it; recorded" in ask(*asked).stdout
+    told = json.loads(ask(*asked, "--json").stdout)
+    assert (told["outcome"], told["note"]) == ("skipped_paused", "kim had paused it")
 
 
 def test_an_upstream_is_held_and_reset(ask: Cli) -> None:

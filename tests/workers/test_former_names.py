@@ -11,10 +11,11 @@ from jobs import _job as registry
 from models import Run
 from tests.workers import rows
 from tests.workers.conftest import Working
-from workers import actions, gates, slots
+from workers import actions, declaring, gates
 from workers.actions import HOLDS
 from workers.admission import Admission
 from workers.life import look, why
+from workers.slots import take_due
 
 OLD, NEW = "mill.grind", "test_former_names.crush"
 WORDS = "finds no such job in the code of any live worker: it waits for a worker that knows it"
@@ -110,7 +111,7 @@ def take(engine: Engine) -> set[int]:
 
 def declare(engine: Engine) -> None:
     with engine.begin() as connection:
-        slots.declare(connection, jobs.all_jobs().values(), retire=True)
+        declaring.declare(connection, jobs.all_jobs().values())
 
 
 def schedules(engine: Engine, columns: str) -> list[tuple[Any, ...]]:
@@ -157,7 +158,7 @@ def test_a_fire_is_folded_into_the_unfinished_run_of_the_former_name(engine: Eng
     renamed(schedule=RULE)
     declare(engine)
     with engine.begin() as connection:
-        (fired,) = [fired for fired in slots.take_due(connection) if fired.schedule == NEW]
+        (fired,) = [fired for fired in take_due(connection) if fired.schedule == NEW]
     assert (fired.outcome, fired.run_id) == ("coalesced", run_id)
 
 

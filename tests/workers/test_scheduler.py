@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +10,6 @@ from sqlalchemy import Engine, text
 
 import jobs
 import scheduler
-from jobs import cron
 from tests.workers import rows
 from tests.workers.members import Members
 
@@ -41,21 +40,15 @@ def test_two_schedulers_record_every_slot_once_although_one_is_killed(
     assert {slot.run_id for slot in found} == {rows.one(engine, "SELECT id FROM runs WHERE job LIKE '%.tick'")}
 
 
-def test_a_wake_up_is_never_in_the_past() -> None:
-    """Within the hour that happens twice the next fire is tomorrow's, not the one an hour ago."""
-    trigger = scheduler.RuleTrigger(cron("30 1 * * *", zone="America/New_York"))
-    again = datetime(2027, 11, 7, 6, 10, tzinfo=UTC)
-    assert trigger.get_next_fire_time(None, again) == datetime(2027, 11, 8, 6, 30, tzinfo=UTC)
-    late = again + timedelta(days=3)
-    assert trigger.get_next_fire_time(again, late) > late
-
-
-def test_every_schedule_has_a_wake_up_and_a_sweep_is_the_net_under_them(engine: Engine) -> None:
+def test_the_distance_to_the_next_fire_is_measured_by_the_clock_of_the_database(engine: Engine) -> None:
     jobs.load()
-    ticking = scheduler.clock(engine)
-    names = {job.id for job in ticking.get_jobs()}
-    assert "sweep" in names
-    assert "maintenance.prune" in names
+    assert scheduler.declare(engine)
+    rows.change(engine, "UPDATE schedules SET next_fire_at = now() + interval '1 h'")
+    assert 3_500 < (scheduler.take(engine) or 0) < 3_600
+    rows.change(engine, "UPDATE schedules SET next_fire_at = now() + interval '2 s' WHERE name = 'maintenance.prune'")
+    assert 0 < (scheduler.take(engine) or 0) < 2
+    rows.change(engine, "UPDATE schedules SET next_fire_at = NULL")
+    assert scheduler.take(engine) is None
 
 
 def test_a_scheduler_without_its_settings_ends_with_one_line(tmp_path: Path) -> None:

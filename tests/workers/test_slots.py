@@ -1,22 +1,25 @@
 """Firing schedules: every planned fire ends in one row, whoever records it and however late."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from threading import Barrier
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 
 import jobs
-from jobs import SKIP, BadRule, Context, Job, Overlap, Rule, UnknownJob, cron, each, every, job
+from jobs import ONCE, SKIP, BadRule, Context, Job, Missed, Overlap, Rule, UnknownJob, cron, each, every, job
 from jobs import _job as registry
 from jobs._fire_policy import LATE, MAKE_IT_SO
 from tests.workers import rows
 from tests.workers.trial_jobs import effect
-from workers import ledger, slots
+from workers import declaring, ledger, slots
+from workers.plan import MOST_MISSED
 from workers.slots import Fired
 
 RULE = every(minutes=1)
@@ -54,7 +57,7 @@ def plan(rule: Rule, *, limit: int | None = None) -> None:
 
 def declare(engine: Engine) -> None:
     with engine.begin() as connection:
-        slots.declare(connection, jobs.all_jobs().values(), retire=True)
+        declaring.declare(connection, jobs.all_jobs().values())
 
 
 def take(engine: Engine) -> list[Fired]:
@@ -149,7 +152,7 @@ def test_after_a_long_downtime_the_latest_fires_have_rows(engine: Engine, late: 
     late("30 days")
     take(engine)
     found = recorded(engine)
-    assert len(found) == slots.MOST_MISSED + 1
+    assert len(found) == MOST_MISSED + 1
     assert rows.one(engine, "SELECT now() - max(fire_at) < '2 minutes' FROM slots")
     assert rows.unfinished(engine) == 1
 
@@ -445,6 +448,81 @@ def test_a_later_declaration_brings_back_what_an_older_scheduler_retired(engine:
     rows.change(engine, "UPDATE schedules SET retired_at = now()")
     rows.change(engine, "INSERT INTO schedules (name, rule, zone, next_fire_at) VALUES ('a.newer', 'x', 'UTC', now())")
     with engine.begin() as connection:
-        slots.declare(connection, jobs.all_jobs().values(), retire=False)
+        declaring.declare(connection, jobs.all_jobs().values())
     assert schedule(engine).retired_at is None
     assert rows.one(engine, "SELECT retired_at FROM schedules WHERE name = 'a.newer'") is None
+
+
+#: Hourly, after a downtime that ends in between two fires; what became of those of the last hours, and how many ran.
+DOWNTIMES = [
+    (ONCE, "3 hours", {"coalesced": 2, "caught_up": 1}, 1),
+    (ONCE, "3 days", {"coalesced": 71, "caught_up": 1}, 1),
+    (SKIP, "3 hours", {"missed": 3}, 0),
+    (SKIP, "3 days", {"missed": 72}, 0),
+    (each(most=2), "3 hours", {"missed": 1, "caught_up": 2}, 2),
+    (each(most=24, within=86_400), "3 days", {"missed": 48, "caught_up": 24}, 24),
+    (each(most=1_000), "3 days", {"caught_up": 72}, 72),
+]
+
+
+@pytest.mark.parametrize(("missed", "downtime", "became", "runs"), DOWNTIMES)
+def test_after_a_downtime_each_policy_yields_exactly_its_runs(
+    engine: Engine, missed: Missed, downtime: str, became: dict[str, int], runs: int
+) -> None:
+    """The clock that is set is the database's: it is the one that decides."""
+    plan(cron("0 * * * *", missed=missed))
+    declare(engine)
+    begin = rows.one(engine, "UPDATE schedules SET next_fire_at = date_trunc('hour', now()) RETURNING next_fire_at")
+    with engine.begin() as connection:
+        set_clock(connection, begin, downtime)
+        slots.take_due(connection)
+        connection.execute(text("RESET search_path"))
+    found = recorded(engine)
+    assert Counter(slot.outcome for slot in found) == became
+    assert [slot.fire_at for slot in found] == [begin + timedelta(hours=hour) for hour in range(len(found))]
+    assert rows.unfinished(engine) == runs
+    assert rows.one(engine, "SELECT count(DISTINCT slot_at) FROM runs") == runs
+
+
+def set_clock(connection: Connection, begin: datetime, later: str) -> None:
+    """Let the database of this transaction have a clock that stands still before the fire at the downtime's end."""
+    moment = f"timestamptz '{begin.isoformat()}' + interval '{later}' - interval '10 minutes'"
+    clock = f"later.now() RETURNS timestamptz LANGUAGE sql AS $$ SELECT {moment} $$"
+    connection.execute(text("CREATE SCHEMA IF NOT EXISTS later"))
+    connection.execute(text(f"CREATE OR REPLACE FUNCTION {clock}"))
+    connection.execute(text("SET LOCAL search_path = later, public, pg_catalog"))
+
+
+def test_ten_or_a_thousand_schedules_take_the_same_number_of_statements(
+    engine: Engine, late: Callable[[str], None]
+) -> None:
+    late("0")
+    counts = []
+    for many in (10, 1_000):
+        rows.change(engine, "DELETE FROM schedules")
+        rows.change(engine, MANY, many=many, job=NAME)
+        with counting(engine) as statements:
+            assert len(take(engine)) == many
+        counts.append(len(statements))
+        assert rows.one(engine, "SELECT count(*) FROM runs WHERE schedule LIKE 'many%'") == many
+        rows.change(engine, "DELETE FROM runs")
+    assert counts[0] == counts[1] <= 12
+
+
+MANY = """
+    INSERT INTO schedules (name, job, rule, zone, next_fire_at)
+    SELECT 'many-' || i, :job, 'every 1 h', 'UTC', now() FROM generate_series(1, :many) AS i
+"""
+
+
+@contextmanager
+def counting(engine: Engine) -> Iterator[list[str]]:
+    """Collect the statements that are executed meanwhile."""
+    seen: list[str] = []
+
+    def note(*arguments: Any) -> None:
+        seen.append(arguments[2])
+
+    event.listen(engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(engine, "before_cursor_execute", note)

@@ -26,6 +26,7 @@ from workers.actions._moves import (
 )
 from workers.actions._redrives import Care, begin_redrive, redrives, stop_redrive
 from workers.actions._rewind import check_rewind, find_stream, rewind
+from workers.actions._schedules import Planned, add, as_declared, change, remove
 from workers.actions._selection import Selection
 
 __all__ = [
@@ -41,12 +42,16 @@ __all__ = [
     "Hold",
     "Move",
     "Moved",
+    "Planned",
     "Refused",
     "Replayed",
     "Selection",
+    "add",
+    "as_declared",
     "backfill",
     "begin_redrive",
     "candidates",
+    "change",
     "check_rewind",
     "enqueue",
     "find_stream",
@@ -61,6 +66,7 @@ __all__ = [
     "prioritise",
     "record",
     "redrives",
+    "remove",
     "replay",
     "replayable",
     "resume",

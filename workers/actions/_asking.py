@@ -28,18 +28,24 @@ def enqueue(connection: Connection, name: str, arguments: Mapping[str, str], *, 
         UnknownJob: If there is no such job.
         BadArguments: If an argument is missing, unknown or of the wrong type.
     """
-    run_id = _accepted(connection, jobs.find(name), arguments)
+    job = jobs.find(name)
+    run_id = job.insert(connection, accepted(job, arguments))
     record(connection, by=by, action=action, target=name, details={"run": run_id})
     return run_id
 
 
-def _accepted(connection: Connection, job: Job[Any], arguments: Mapping[str, str]) -> int:
+def accepted(job: Job[Any], arguments: Mapping[str, str]) -> dict[str, Any]:
+    """Return arguments that a person typed as a run of the job stores them.
+
+    Raises:
+        BadArguments: If one is missing, unknown or of the wrong type.
+    """
     try:
-        return job.enqueue(connection, **{key: as_value(typed) for key, typed in arguments.items()})
+        return job.accept({key: as_value(typed) for key, typed in arguments.items()})
     except BadArguments:
         # `sku=123` spells a number where the job wants a text; a text is also how a number may be written.
         with suppress(BadArguments):
-            return job.enqueue(connection, **arguments)
+            return job.accept(arguments)
         raise
 
 
@@ -47,11 +53,13 @@ def fire(connection: Connection, schedule: str, *, by: str) -> int:
     """Fire a schedule now and return the run's id; its next planned fire stays as it is.
 
     Raises:
-        UnknownJob: If there is no such schedule.
+        UnknownJob: If there is no such schedule, and no such job.
         Refused: If no scheduler has declared it yet.
     """
-    schedule = jobs.find(schedule).name  # a former name is understood
+    known = jobs.names().get(schedule)
+    schedule = known.name if known else schedule  # a former name is understood
     if connection.execute(select(Schedule.name).where(Schedule.name == schedule)).scalar() is None:
+        jobs.find(schedule)
         raise Refused(f"no scheduler has declared {schedule} yet: start one, or use `headrace run {schedule}`")
     run_id = slots.fire(connection, schedule)
     record(connection, by=by, action="schedules fire", target=schedule, details={"run": run_id})
