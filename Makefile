@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test chaos check format bench lock clean
+.PHONY: help setup demo up test chaos clocks check format bench lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  \033[36m%-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ test: setup ## the whole suite against real embedded servers
 
 chaos: setup ## kill, freeze, cut, wipe and restart everything under load; MINUTES=5, SEED=n repeats a run
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
+
+clocks: setup ## kill and freeze schedulers while schedules fire each second; MINUTES=10, SCHEDULERS=3, SEED=n
+	@$(BIN)/python -m tests.chaos.clocks --minutes $(or $(MINUTES),10) --schedulers $(or $(SCHEDULERS),3) \
+		$(if $(SEED),--seed $(SEED))
 
 check: setup ## format, lint, types, layers
 	@$(BIN)/ruff format --check .

@@ -37,3 +37,23 @@ def test_a_lost_effect_is_reported_with_the_seed() -> None:
 
 def test_every_invariant_has_a_sabotage_that_it_must_notice() -> None:
     assert {sabotage.invariant for sabotage in SABOTAGES.values()} == set(INVARIANTS)
+
+
+@pytest.mark.timeout(120)
+def test_schedulers_are_killed_and_frozen_and_every_second_has_its_slot_once() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.chaos.clocks",
+        "--minutes",
+        "0.25",
+        "--schedules",
+        "20",
+        "--seed",
+        str(SEED),
+    ]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "no fire came twice" in run.stdout
+    for told in ("schedulers frozen", "schedulers killed", "recorded late, p99"):
+        assert told in run.stdout, run.stdout
