@@ -37,6 +37,7 @@ LATE = 60.0
 MOST_EACH = 1_000
 #: Seconds.
 MOST_JITTER = 86_400
+NO_DAYS: frozenset[date] = frozenset()
 EACH = re.compile(r"each (\d{1,4})(?: within (\d{1,9}(?:\.\d+)?) s)?")
 
 
@@ -126,7 +127,7 @@ class FirePolicy:
 
     missed: Missed = ONCE
     overlap: Overlap = Overlap.JOIN
-    excluding: Container[date] = frozenset()
+    excluding: Container[date] = NO_DAYS
     #: Seconds.
     jitter: float = 0
 
@@ -136,7 +137,7 @@ class FirePolicy:
 
     def excludes(self, moment: datetime, zone: str) -> bool:
         """Whether the day of this moment in the zone is left out."""
-        return moment.astimezone(ZoneInfo(zone)).date() in self.excluding
+        return self.excluding is not NO_DAYS and moment.astimezone(ZoneInfo(zone)).date() in self.excluding
 
     def starts(self, schedule: str, moment: datetime) -> datetime:
         """Return when the run of a fire is due: the same distance for each fire of one schedule."""

@@ -180,26 +180,29 @@ def read(text: str, zone: str, policy: FirePolicy = MAKE_IT_SO) -> Rule:
             raise BadRule(f"{text!r} is no rule: write `every 15 min`, `cron 0 3 * * *` or `at 2026-12-01T08:00`")
 
 
-def fires(rule: Rule, after: datetime, until: datetime) -> Iterator[datetime]:
-    """Yield the fires with `after` < fire <= `until`, in order."""
+def fires(rule: Rule, after: datetime, until: datetime) -> tuple[list[datetime], datetime | None]:
+    """Return the fires with `after` < fire <= `until`, in order, and the one that follows."""
+    found = []
     moment = rule.next_after(after)
     while moment is not None and moment <= until:
-        yield moment
+        found.append(moment)
         moment = rule.next_after(moment)
+    return found, moment
 
 
-def newest(rule: Rule, first: datetime, until: datetime, most: int) -> list[datetime]:
-    """Return the last fires from `first`, which is one of them, to `until`, oldest first.
+def newest(rule: Rule, first: datetime, until: datetime, most: int) -> tuple[list[datetime], datetime | None]:
+    """Return the last fires from `first`, which is one of them, to `until`, oldest first, and the one that follows.
 
     However long that time is, only a few times `most` fires are worked out.
     """
     span = timedelta(hours=1)
     while until - span > first:
-        found = list(fires(rule, until - span, until))
+        found, then = fires(rule, until - span, until)
         if len(found) >= most:
-            return found[-most:]
+            return found[-most:], then
         span *= 8
-    return [first, *fires(rule, first, until)][-most:]
+    found, then = fires(rule, first, until)
+    return [first, *found][-most:], then
 
 
 def _interval(typed: str) -> timedelta:

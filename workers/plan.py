@@ -82,16 +82,16 @@ class Plan:
         return None
 
     def _note(self, moment: datetime, outcome: str, planned: Sequence[datetime]) -> str | None:
+        if outcome == "ran":
+            return None
         late = span((self.now - moment).total_seconds())
         match outcome:
             case "coalesced":
                 return f"nobody recorded it in time; the fire of {exactly(planned[-1])} does its work"
             case "missed":
                 return f"nobody recorded it for {late}, and its policy for that is: {self.policy.missed.text}"
-            case "caught_up":
-                return f"nobody recorded it for {late}"
             case _:
-                return None
+                return f"nobody recorded it for {late}"
 
     def _with_unrecorded(self, slots: list[Recorded]) -> list[Recorded]:
         if self.unrecorded is None or not slots:
@@ -119,10 +119,9 @@ def look(row: Any) -> Plan:
         else read_rule(row.rule, row.zone)
     )
     policy = declared.policy if declared else _policy(row)
-    planned = newest(rule, row.next_fire_at, row.now, max(MOST_MISSED, policy.missed.most) + 1)
+    planned, then = newest(rule, row.next_fire_at, row.now, max(MOST_MISSED, policy.missed.most) + 1)
     args, refusal = _accepted(job, row.args)
     paused = (row.paused_until, _pause(row)) if row.paused else None
-    then = rule.next_after(max(planned[-1], row.now))
     skipped = None if planned[0] == row.next_fire_at else row.next_fire_at
     return Plan(row.name, job, args, policy, rule.zone, row.now, planned, then, refusal, paused, skipped)
 

@@ -6,6 +6,7 @@
     latency      from the call of enqueue to the start of the job, at 200 a second
     waiting      jobs that wait 10 ms, at concurrency 32, beside the ideal
     history      the cost of a run beside up to five million rows of history
+    ticks        the scheduler's cost with ten thousand schedules that are due at once
     sync         the whole catalogue from the stand-in warehouse into Postgres, beside a bare COPY
 
 Figures of different machines or runs do not compare; the ratios within one run do.
@@ -19,7 +20,7 @@ import typer
 from rich.console import Console
 
 from sandbox.fleet import ROOT
-from tests.benchmarks import drain, enqueue, history, latency, report, sync, transaction, waiting
+from tests.benchmarks import drain, enqueue, history, latency, report, sync, ticks, transaction, waiting
 from tests.benchmarks.contestants import CONTESTANTS, Contestant
 from tests.benchmarks.ground import Ground
 from tests.benchmarks.plan import Plan
@@ -31,6 +32,7 @@ QUESTIONS = {
     "latency": latency.measure,
     "waiting": waiting.measure,
     "history": history.measure,
+    "ticks": ticks.measure,
     "sync": sync.measure,
 }
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
