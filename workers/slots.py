@@ -25,7 +25,11 @@ from workers.plan import Plan, Recorded, look
 
 #: Schedules taken in one transaction.
 TOGETHER = 1_000
+#: Seconds after which Postgres ends the transaction of a scheduler that was frozen or cut off in its middle: it never
+#: waits for anything, and the others wait for its locks.
+IDLE = 5
 
+HURRY = text(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE}s'")
 _ROW = """name, coalesce(job, name) AS job, args, rule, zone, declared_rule IS NOT NULL AS declared, missed, overlap,
     jitter, next_fire_at, paused_at IS NOT NULL AS paused, paused_by, reason, paused_until, now() AS now"""
 DUE = text(f"""
@@ -108,6 +112,7 @@ class Fired:
 
 def take_due(connection: Connection) -> list[Fired]:
     """Record up to `TOGETHER` schedules that are due, in the caller's transaction."""
+    connection.execute(HURRY)
     due = connection.execute(DUE, {"jobs": list(jobs.names()), "most": TOGETHER}).all()
     plans = [plan for row in due if (plan := _readable(row)) is not None]
     fired = _fire(connection, plans) if plans else []

@@ -27,10 +27,11 @@ from models import migrations
 from sandbox.fleet import ROOT
 from sandbox.services import Services
 from tests.copies import Copy
-from workers import settings
+from workers import settings, slots
 
-#: Seconds: Postgres ends the transaction of a frozen scheduler after 15, and the next look comes within one.
-BOUND = 17.0
+#: Seconds: Postgres ends the transaction of a frozen scheduler after five, and the next look comes within one. Another
+#: one may be frozen with the same locks right then.
+BOUND = 2 * (slots.IDLE + 1.0)
 #: Seconds that one is frozen: some of them longer than its locks may last.
 FROZEN = (0.5, 25.0)
 #: Seconds between two strikes.

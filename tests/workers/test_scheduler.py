@@ -1,6 +1,7 @@
 """Two real schedulers, and the wake-ups of one."""
 
 import os
+import signal
 from collections import Counter
 from datetime import timedelta
 from itertools import pairwise
@@ -12,6 +13,7 @@ import jobs
 import scheduler
 from tests.workers import rows
 from tests.workers.members import Members
+from workers import slots
 
 TICKS = "SELECT fire_at, outcome, run_id FROM slots WHERE schedule LIKE '%.tick' ORDER BY fire_at"
 COUNT = "SELECT count(*) FROM slots WHERE schedule LIKE '%.tick'"
@@ -38,6 +40,28 @@ def test_two_schedulers_record_every_slot_once_although_one_is_killed(
     # Which of them got the run is known only where a scheduler was quick enough to meet each fire alone.
     assert Counter(slot.outcome for slot in found) == {"ran": 1, "coalesced": len(found) - 1}
     assert {slot.run_id for slot in found} == {rows.one(engine, "SELECT id FROM runs WHERE job LIKE '%.tick'")}
+
+
+def test_a_scheduler_that_freezes_in_the_middle_of_its_transaction_delays_a_fire_by_a_known_time(
+    engine: Engine, variables: dict[str, str], tmp_path: Path
+) -> None:
+    """Postgres ends its transaction after five seconds; the others look once a second. Thawed it does nothing twice."""
+    members = Members(tmp_path, variables)
+    try:
+        frozen = members.start("tests.workers.trial_freezing_scheduler")
+        rows.until(lambda: Path(f"/proc/{frozen.pid}/stat").read_text().split()[2] == "T", why=frozen.said())
+        members.start("tests.workers.trial_scheduler")
+        rows.until(lambda: rows.one(engine, COUNT) >= 7)
+        frozen.signal(signal.SIGCONT)
+        rows.until(lambda: "waits for Postgres" in frozen.said())
+        rows.until(lambda: rows.one(engine, COUNT) >= 9)
+    finally:
+        members.close()
+    late = "SELECT max(extract(epoch FROM recorded_at - fire_at)) FROM slots WHERE schedule LIKE '%.tick'"
+    assert slots.IDLE - 1 < rows.one(engine, late) < slots.IDLE + scheduler.SWEEP + 1
+    seconds = "SELECT extract(epoch FROM max(fire_at) - min(fire_at)) + 1 FROM slots WHERE schedule LIKE '%.tick'"
+    assert rows.one(engine, COUNT) == rows.one(engine, seconds)
+    assert rows.one(engine, "SELECT count(*) FROM runs WHERE job LIKE '%.tick'") == 1
 
 
 def test_the_distance_to_the_next_fire_is_measured_by_the_clock_of_the_database(engine: Engine) -> None:
