@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from integrations._channel import Channel, Notice
 from integrations._errors import (
     BadDelivery,
     BadSignature,
@@ -34,6 +35,7 @@ from integrations._settings import IntegrationSettings
 __all__ = [
     "BadDelivery",
     "BadSignature",
+    "Channel",
     "CircuitOpen",
     "CursorExpired",
     "Delivery",
@@ -43,6 +45,7 @@ __all__ = [
     "IntegrationError",
     "IntegrationSettings",
     "NotFound",
+    "Notice",
     "Rejected",
     "Throttled",
     "Unauthorized",

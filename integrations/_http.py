@@ -105,10 +105,8 @@ class _Call:
     content: bytes | None
     deadline: float
     may_wait: bool
-
-    @property
-    def asked(self) -> str:
-        return f"{self.method} {urlsplit(self.url).path}"
+    #: The method and the path, for messages.
+    asked: str
 
     @property
     def remaining(self) -> float:
@@ -121,7 +119,8 @@ class HttpUpstream:
     Args:
         upstream: The name for messages.
         base_url: Where paths are rooted, without a trailing slash.
-        credential: Sent as a bearer token with every request, and cut out of everything that is reported.
+        credential: Sent as a bearer token with every request, and cut out of everything that is reported. Without one
+            the address itself is the credential: then it is the path that no message has.
         deadline: Seconds one call may take, with all its tries and waits.
         body_limit: Bytes one unpacked answer may have.
     """
@@ -130,7 +129,7 @@ class HttpUpstream:
         self,
         upstream: str,
         base_url: str,
-        credential: SecretStr,
+        credential: SecretStr | None,
         *,
         deadline: float = DEADLINE,
         body_limit: int = BODY_LIMIT,
@@ -177,9 +176,11 @@ class HttpUpstream:
         Raises:
             IntegrationError: See ``integrations._errors``.
         """
-        sent = {"Authorization": f"Bearer {self._credential.get_secret_value()}", **(headers or {})}
+        sent = {**self._authorization(), **(headers or {})}
         repeatable = method in _SAFE_METHODS or any(name.lower() == "idempotency-key" for name in sent)
-        call = _Call(method, url, params, sent, content, time.monotonic() + self._deadline, may_wait=repeatable)
+        call = _Call(
+            method, url, params, sent, content, time.monotonic() + self._deadline, repeatable, self._told(method, url)
+        )
         tries = Retrying(
             stop=_enough(call, TRIES if repeatable else 1),
             wait=_pause,
@@ -190,6 +191,15 @@ class HttpUpstream:
             return tries(self._try, call)
         except _AgainError as again:
             raise again.error from again.__cause__
+
+    def reach(self) -> None:
+        """Ask for any answer at all: what it says does not matter.
+
+        Raises:
+            IntegrationError: ``Unavailable`` if there is none.
+        """
+        with contextlib.suppress(Rejected):
+            self.get("")
 
     def require_same_origin(self, link: str, *, asked: str) -> None:
         """Refuse a link that leads to another server than ours.
@@ -205,6 +215,18 @@ class HttpUpstream:
                 status=0,
                 code="foreign_link",
             )
+
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._credential.get_secret_value()}"} if self._credential else {}
+
+    def _secrets(self) -> list[str]:
+        if self._credential is not None:
+            return [self._credential.get_secret_value()]
+        parts = urlsplit(self._base_url)
+        return [secret for secret in (parts.path.strip("/"), parts.query) if secret]
+
+    def _told(self, method: str, url: str) -> str:
+        return f"{method} {urlsplit(url).path}" if self._credential is not None else f"{method} of its secret address"
 
     def _try(self, call: _Call) -> Reply:
         try:
@@ -267,7 +289,8 @@ class HttpUpstream:
 
     def _refusal(self, reply: Reply) -> Rejected:
         code, detail = _problem(reply.body)
-        detail = detail.replace(self._credential.get_secret_value(), "[secret]")
+        for secret in self._secrets():
+            detail = detail.replace(secret, "[secret]")
         said = f"{self.upstream} answered {reply.status} to {reply.asked}"
         kind: type[Rejected] = Rejected
         advice = f"{f' ({detail})' if detail else ''}: asking again gets the same; check what was asked"

@@ -63,6 +63,19 @@ def partner_address(value: str) -> str:
     return address
 
 
+def hook_address(value: SecretStr) -> SecretStr:
+    """Check an address that a third party gave out for posting to it: whoever knows it may post, so it is a secret.
+
+    Raises:
+        ValueError: It is not ``https`` (``http`` only on this very machine), has no host, or carries a user.
+    """
+    address, _, query = value.get_secret_value().strip().partition("?")
+    checked = partner_address(address)
+    if "#" in query or not f"{checked}{query}".isascii() or not f"{checked}{query}".isprintable() or " " in query:
+        raise ValueError("write the address as you were given it, without blanks and without a #fragment")
+    return SecretStr(f"{checked}?{query}" if query else checked)
+
+
 def _sendable(value: SecretStr) -> SecretStr:
     text = value.get_secret_value()
     if not text or not text.isascii() or not text.isprintable() or " " in text:
@@ -70,7 +83,8 @@ def _sendable(value: SecretStr) -> SecretStr:
     return value
 
 
-def _split(value: Any) -> Any:
+def split_commas(value: Any) -> Any:
+    """Take a text apart at its commas; anything else stays as it is."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
@@ -85,5 +99,8 @@ PartnerAddress = Annotated[str, AfterValidator(partner_address)]
 Credential = Annotated[SecretStr, AfterValidator(_sendable)]
 """A secret that travels in a header."""
 
-Secrets = Annotated[tuple[Credential, ...], BeforeValidator(_split)]
+Secrets = Annotated[tuple[Credential, ...], BeforeValidator(split_commas)]
 """Several secrets, comma-separated, newest first: all are accepted while they are being rolled."""
+
+HookAddress = Annotated[SecretStr, AfterValidator(hook_address)]
+"""An address to post to that is itself the credential; plain ``http`` only on this machine."""

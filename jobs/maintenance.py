@@ -55,6 +55,14 @@ EXPIRED = {
               AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.batch_id = b.id)
             ORDER BY b.id LIMIT :together)
     """),
+    "alerts": text("""
+        DELETE FROM alerts WHERE id IN (
+            SELECT id FROM alerts WHERE resolved_at < now() - :days * interval '1 day' ORDER BY id LIMIT :together)
+    """),
+    "silences": text("""
+        DELETE FROM silences WHERE (kind, subject) IN (
+            SELECT kind, subject FROM silences WHERE until < now() - :days * interval '1 day' LIMIT :together)
+    """),
     "redrives": text("""
         DELETE FROM redrives WHERE id IN (
             SELECT id FROM redrives WHERE ended_at < now() - :days * interval '1 day' ORDER BY id LIMIT 10)
@@ -96,12 +104,14 @@ def prune(
     events: Days = 90,
     batches: Days = 90,
     redrives: Days = 90,
+    alerts: Days = 90,
 ) -> dict[str, Any]:
     """Remove what ended so many days ago: runs that succeeded or were cancelled, and what is kept beside them.
 
     Dead runs are never removed. A pruning that was interrupted begins again and finds only what is left.
     """
     ages = {"processes": processes, "slots": slots, "events": events, "batches": batches, "redrives": redrives}
+    ages |= {"alerts": alerts, "silences": alerts}
     removed = {"runs": forget_runs(context, succeeded=succeeded, cancelled=cancelled)}
     return removed | {table: _remove(context, table, EXPIRED[table], days) for table, days in ages.items()}
 

@@ -21,10 +21,12 @@ This package knows nothing of jobs, brokers or upstreams.
     payments          Stripe's payment intents as last observed
     search_changes    what the index still has to learn
     generations       physical search indices; search_rejects are documents they refused
+    alerts            what should not go on, with its alert_notices; silences are times in which nobody is told
     audit             what an operator did, to what, and why
 """
 
 from models._base import Base, Kept
+from models.alert import Alert, AlertNotice, Kind, Silence, What
 from models.audit import AuditEntry
 from models.batch import Batch
 from models.event import Event, Verdict
@@ -44,6 +46,8 @@ __all__ = [
     "FINAL",
     "MOVES",
     "NEVER",
+    "Alert",
+    "AlertNotice",
     "Attempt",
     "AuditEntry",
     "Base",
@@ -52,6 +56,7 @@ __all__ = [
     "Fate",
     "Generation",
     "Kept",
+    "Kind",
     "Location",
     "LogLine",
     "Outcome",
@@ -68,6 +73,7 @@ __all__ = [
     "SearchChange",
     "SearchReject",
     "Sighting",
+    "Silence",
     "Slot",
     "State",
     "StockLevel",
@@ -76,4 +82,5 @@ __all__ = [
     "StreamMove",
     "Upstream",
     "Verdict",
+    "What",
 ]

@@ -3,6 +3,7 @@
 import ast
 import re
 
+from models import Kind
 from tests.docs import documents
 from tests.docs.documents import ROOT
 from web import health
@@ -43,3 +44,7 @@ def test_nothing_is_explained_that_health_never_says() -> None:
 
 def test_the_names_were_really_found() -> None:
     assert {"postgres", "redis", "workers", "late", "index:drift", "dead"} <= _judged()
+
+
+def test_every_kind_of_alert_is_explained() -> None:
+    assert [row[0].strip("`") for row in documents.rows(PAGE, "alert")] == list(Kind)

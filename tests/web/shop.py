@@ -30,8 +30,10 @@ INSERT INTO generations (index, state, mapping_hash, documents, promoted_at, cre
 VALUES ('products-20261122-6f1c', 'previous', 'a', 1200, now() - interval '2 days', now() - interval '2 days'),
        ('products-20261123-b0d4', 'live', 'a', 1234, now() - interval '5 hours', now() - interval '5 hours');
 INSERT INTO processes (kind, host, pid, version, queues, threads, started_at) VALUES
-    ('worker', 'mill-1', 4121, '0.1.0', '{default,maintenance,search,stripe,warehouse}', 8, now() - interval '3 hours'),
-    ('worker', 'mill-2', 4122, '0.1.0', '{default,maintenance,search,stripe,warehouse}', 8, now() - interval '3 hours'),
+    ('worker', 'mill-1', 4121, '0.1.0', '{alerts,default,maintenance,search,stripe,warehouse}', 8,
+     now() - interval '3 hours'),
+    ('worker', 'mill-2', 4122, '0.1.0', '{alerts,default,maintenance,search,stripe,warehouse}', 8,
+     now() - interval '3 hours'),
     ('relay', 'mill-1', 4119, '0.1.0', '{}', 0, now() - interval '3 hours'),
     ('scheduler', 'mill-1', 4120, '0.1.0', '{}', 0, now() - interval '3 hours');
 INSERT INTO runs (job, queue, args, state, attempt, max_attempts, created_at, due_at, started_at, finished_at, result)

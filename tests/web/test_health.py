@@ -190,7 +190,7 @@ def test_with_all_processes_alive_the_verdict_turns_green(client: httpx.Client, 
         connection.execute(
             text(
                 "INSERT INTO processes (kind, host, pid, version, queues)"
-                " SELECT k, 'mill', 1, '1', '{default,maintenance,search,stripe,warehouse}'"
+                " SELECT k, 'mill', 1, '1', '{alerts,default,maintenance,search,stripe,warehouse}'"
                 " FROM unnest(ARRAY['worker', 'relay', 'scheduler']) AS k"
             )
         )

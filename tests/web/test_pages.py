@@ -149,7 +149,7 @@ def test_the_description_of_the_api_names_what_the_overview_answers(shop: httpx.
     described = schema["components"]["schemas"]["Snapshot"]["properties"]
     assert set(schema["paths"]) == {"/api/v1/overview", "/api/v1/runs/{run_id}"}
     assert set(described) == set(answer["overview"])
-    assert answer["overview"]["queues"][0]["name"] == "maintenance"
+    assert answer["overview"]["queues"][0]["name"] == "alerts"
     assert answer["overview"]["index"]["drift"] == 0
 
 

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from tests.copies import Copy
 
 #: Words of what is configured in some shell around the tests and must not reach them.
-OURS = re.compile(r"(DATABASE|REDIS|BROKER|ELASTICSEARCH|WAREHOUSE|STRIPE)_")
+OURS = re.compile(r"(DATABASE|REDIS|BROKER|ELASTICSEARCH|WAREHOUSE|STRIPE|ALERT|SMTP)_")
 #: Seconds one answer may take on a busy machine.
 PATIENCE = 120
 

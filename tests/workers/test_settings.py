@@ -72,12 +72,19 @@ MALFORMED = [
     ("WAREHOUSE_WEBHOOK_SECRETS", "whsec_hunter2!"),
     ("STRIPE_API_KEY", "hunter\n"),
     ("STRIPE_API_BASE", "hunter2"),
+    ("ALERT_WEBHOOK_URL", "http://hooks.example.com/hunter2"),
+    ("ALERT_WEBHOOK_SECRET", "whsec_hunter2!"),
+    ("ALERT_SLACK_URL", "hunter2"),
+    ("ALERT_EMAIL_TO", "hunter2"),
+    ("ALERT_EMAIL_FROM", "hunter2"),
+    ("SMTP_URL", "smtp://kim:hunter2@mail.example.com"),
 ]
 
 
 @pytest.mark.parametrize(("name", "value"), MALFORMED)
 def test_a_malformed_variable_is_named_and_its_value_is_not_repeated(name: str, value: str) -> None:
-    assert refusal({**GOOD, **WAREHOUSE, "STRIPE_API_KEY": "hunter2", name: value}).startswith(
+    others = {name: value for name, value in active().items() if name.startswith(("ALERT_", "SMTP_"))}
+    assert refusal({**others, **GOOD, **WAREHOUSE, "STRIPE_API_KEY": "hunter2", name: value}).startswith(
         f"{name} cannot be used: "
     )
 
@@ -103,6 +110,21 @@ def test_an_integration_that_is_not_configured_is_not_there_and_half_of_one_is_a
         missing = (set(WAREHOUSE) - {name}).pop()
         assert refusal(GOOD | {name: value}) == f"{missing} is missing: set it (see .env.example)"
     assert refusal(GOOD | {"WAREHOUSE_WEBHOOK_SECRETS": "whsec_bmV3ZXI="}).startswith("WAREHOUSE_URL is missing")
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["ALERT_WEBHOOK_URL"], "ALERT_WEBHOOK_SECRET"),
+        (["ALERT_WEBHOOK_SECRET"], "ALERT_WEBHOOK_URL"),
+        (["ALERT_EMAIL_TO", "ALERT_EMAIL_FROM"], "SMTP_URL"),
+        (["ALERT_EMAIL_TO", "SMTP_URL"], "ALERT_EMAIL_FROM"),
+        (["SMTP_URL"], "ALERT_EMAIL_TO"),
+    ],
+)
+def test_half_a_channel_for_alerts_is_a_mistake(names: list[str], missing: str) -> None:
+    given = {name: active()[name] for name in names}
+    assert refusal(GOOD | given) == f"{missing} is missing: set it (see .env.example)"
 
 
 def test_the_queues_have_a_broker_of_their_own_only_when_they_are_given_one() -> None:
@@ -159,7 +181,8 @@ def test_every_line_of_the_example_is_explained_above_it() -> None:
 
 def test_the_example_can_be_used_as_it_stands() -> None:
     found = settings.load(active())
-    assert set(found.integrations) == {"elasticsearch", "stripe", "warehouse"}
+    alerts = {"alert_email", "alert_slack", "alert_webhook"}
+    assert set(found.integrations) == {"elasticsearch", "stripe", "warehouse"} | alerts
 
 
 def test_what_is_reserved_is_mentioned_and_not_active() -> None:

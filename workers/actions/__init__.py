@@ -8,6 +8,7 @@ at once do it once. What cannot be done is refused with a sentence, never half d
         moved = move(connection, RETRY, Selection(states=(State.DEAD,), job="warehouse.sync"), by="kim")
 """
 
+from workers.actions._alerts import ALL, silence, silence_name, try_alerts, unsilence
 from workers.actions._asking import enqueue, fire
 from workers.actions._audit import Refused, record
 from workers.actions._events import EventSelection, Replayed, backfill, replay, replayable
@@ -30,6 +31,7 @@ from workers.actions._schedules import Planned, add, as_declared, change, remove
 from workers.actions._selection import Selection
 
 __all__ = [
+    "ALL",
     "CANCEL",
     "DISCARD",
     "HOLDS",
@@ -71,5 +73,9 @@ __all__ = [
     "replayable",
     "resume",
     "rewind",
+    "silence",
+    "silence_name",
     "stop_redrive",
+    "try_alerts",
+    "unsilence",
 ]

@@ -5,6 +5,7 @@ import sys
 import typer
 
 from workers.cli import (
+    alerts,
     audit,
     batches,
     doctor,
@@ -34,7 +35,7 @@ app = typer.Typer(
 for command in (migrate.migrate, doctor.doctor, run.run, processes.processes, audit.audit):
     app.command()(command)
 app.add_typer(jobs.app)
-for noun in (runs, redrives, batches, queues, keys, schedules, upstreams, webhooks, streams, search):
+for noun in (runs, redrives, batches, queues, keys, schedules, upstreams, webhooks, streams, search, alerts):
     app.add_typer(noun.app, no_args_is_help=True)
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import integrations
 import jobs
-from integrations import IntegrationError
+from integrations import Channel, IntegrationError
 from models import migrations
 from workers import census, settings
 from workers.cli.failures import trouble
@@ -120,7 +120,8 @@ def _upstream(held: Runtime, name: str, kind: type[integrations.Integration]) ->
         held.use(kind).probe()
     except IntegrationError as error:
         return Finding(name, ok=False, sentence=trouble(error))
-    return Finding(name, ok=True, sentence="answers and accepts us")
+    more = "; `headrace alerts test` tries whether messages arrive" if issubclass(kind, Channel) else " and accepts us"
+    return Finding(name, ok=True, sentence=f"answers{more}")
 
 
 def _processes(held: Runtime) -> Iterator[Finding]:
