@@ -15,16 +15,18 @@ Files with a leading underscore are machinery; every other file of this folder i
 
 from jobs._arguments import BadArguments, RowId
 from jobs._batch import Batch, batch
+from jobs._canary import canaries
 from jobs._checkpoint import BadCheckpoint
 from jobs._chunk import Chunk, Member, chunk_job
 from jobs._context import Context
 from jobs._enqueue import WRITTEN, Written
 from jobs._fire_policy import ONCE, SKIP, BadRule, FirePolicy, Missed, Overlap, each, read_missed
-from jobs._job import Job, Priority, UnknownJob, all_jobs, find, handler_of, job, load, names, renamed
+from jobs._job import Job, Priority, UnknownJob, all_jobs, find, handler_of, job, names, renamed
 from jobs._policy import Backoff
 from jobs._schedule import Rule, at, cron, every
 from jobs._schedule import read as read_rule
 from jobs._signals import Cancel, Interrupted, Snooze
+from jobs._topics import load
 from jobs._unique import Unique
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "all_jobs",
     "at",
     "batch",
+    "canaries",
     "chunk_job",
     "cron",
     "each",

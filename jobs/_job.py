@@ -5,8 +5,6 @@ migration of data: a snapshot test makes that a conscious act. `enqueue` writes 
 transaction; if the caller rolls back, the run never existed.
 """
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -17,12 +15,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
 from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
-import jobs
 from integrations import EventKey, Integration
 from jobs._arguments import BadArguments, accept, defaults, parameters, required, restore
 from jobs._context import Context
 from jobs._enqueue import Item, Order, write, write_many
-from jobs._fire_policy import BadRule, Overlap
+from jobs._fire_policy import Overlap
 from jobs._lifetime import FOR_EVER, Lifetime
 from jobs._policy import NO_BACKOFFS, Backoff, Backoffs, is_retried
 from jobs._schedule import Rule
@@ -344,21 +341,6 @@ def _check_timing(job: Job[Any]) -> None:
             raise ValueError(
                 f"job {job.name} has a backoff for {kind.__name__}, which is followed by no pause: leave it out"
             )
-
-
-def load() -> dict[str, Job[Any]]:
-    """Import every topic of this folder once and return all jobs by name.
-
-    Raises:
-        BadRule: If a schedule cannot be read; the message names the file.
-    """
-    for module in pkgutil.iter_modules(jobs.__path__):
-        if not module.name.startswith("_"):
-            try:
-                importlib.import_module(f"jobs.{module.name}")
-            except BadRule as error:
-                raise BadRule(f"jobs/{module.name}.py: {error}") from None
-    return _registry
 
 
 def all_jobs() -> dict[str, Job[Any]]:

@@ -1,7 +1,7 @@
 """The house is kept: the ledger is added up every day, and what nobody will ask for again is thrown away.
 
-Nothing that failed is ever thrown away. Dead runs stay until a person deals with them, and so do their webhooks,
-because "run again" needs the bytes. Runs are thrown away in `jobs/_history.py`.
+Nothing that failed is ever thrown away, canaries aside. Dead runs stay until a person deals with them, and so do their
+webhooks, because "run again" needs the bytes. Runs are thrown away in `jobs/_history.py`.
 """
 
 from typing import Annotated, Any
@@ -10,6 +10,7 @@ from pydantic import Field
 from sqlalchemy import TextClause, text
 
 from jobs import Context, cron, job
+from jobs._canary import PREFIX
 from jobs._history import forget_runs
 
 #: Rows removed in one transaction.
@@ -38,6 +39,19 @@ EXPIRED = {
         DELETE FROM slots WHERE id IN (
             SELECT s.id FROM slots s
             WHERE s.recorded_at < now() - :days * interval '1 day'
+              AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = s.run_id AND r.finished_at IS NULL)
+            ORDER BY s.id LIMIT :together)
+    """),
+    "canaries": text(f"""
+        DELETE FROM runs WHERE id IN (
+            SELECT r.id FROM schedules c JOIN runs r ON r.job = c.name
+            WHERE starts_with(c.name, '{PREFIX}') AND r.finished_at < now() - :days * interval '1 day'
+            ORDER BY r.id LIMIT :together FOR UPDATE OF r SKIP LOCKED)
+    """),
+    "canary_slots": text(f"""
+        DELETE FROM slots WHERE id IN (
+            SELECT s.id FROM schedules c JOIN slots s ON s.schedule = c.name
+            WHERE starts_with(c.name, '{PREFIX}') AND s.recorded_at < now() - :days * interval '1 day'
               AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = s.run_id AND r.finished_at IS NULL)
             ORDER BY s.id LIMIT :together)
     """),
@@ -105,13 +119,16 @@ def prune(
     batches: Days = 90,
     redrives: Days = 90,
     alerts: Days = 90,
+    canaries: Days = 2,
 ) -> dict[str, Any]:
     """Remove what ended so many days ago: runs that succeeded or were cancelled, and what is kept beside them.
 
-    Dead runs are never removed. A pruning that was interrupted begins again and finds only what is left.
+    Dead runs are never removed, except canaries: of those nothing is kept for long. A pruning that was interrupted
+    begins again and finds only what is left.
     """
     ages = {"processes": processes, "slots": slots, "events": events, "batches": batches, "redrives": redrives}
     ages |= {"alerts": alerts, "silences": alerts}
+    ages |= {"canaries": canaries, "canary_slots": canaries}
     removed = {"runs": forget_runs(context, succeeded=succeeded, cancelled=cancelled)}
     return removed | {table: _remove(context, table, EXPIRED[table], days) for table, days in ages.items()}
 

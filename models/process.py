@@ -6,7 +6,7 @@ are taken back; should the process only have been frozen, the fencing number mak
 
 from datetime import datetime
 
-from sqlalchemy import Identity, SmallInteger, func
+from sqlalchemy import Double, Identity, SmallInteger, func
 from sqlalchemy.dialects.postgresql import ARRAY, TEXT
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -31,5 +31,7 @@ class Process(Base):
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     #: Last sign of life, by the database's clock.
     heartbeat_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    #: Seconds by which its host's clock was ahead of the database's then, at least; negative if it was behind.
+    clock_skew: Mapped[float | None] = mapped_column(Double)
     #: Set when it said goodbye, or when it was found dead.
     stopped_at: Mapped[datetime | None]

@@ -6,16 +6,21 @@ against which limit, and ends with what to do. A part that could not be asked is
 need it are left out instead of guessed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import groupby
 
+from jobs._canary import PREFIX
 from web.pulse import NotMigrated, Sight, Snapshot
 from web.question import Silence
 from web.recent import RetryingView
 from web.words import ago, counted, first_line, whole
+from workers import canaries
+from workers.canaries import CanaryView, Stopped
 from workers.census import QueueView, StreamView
+from workers.moments import askew
 from workers.timetable import ScheduleView
 
 #: Seconds that the oldest due run may wait before somebody should look, and before it is an outage.
@@ -27,6 +32,8 @@ STREAM_AMBER = 2 * 3600
 INDEX_AMBER = 300
 #: Seconds after which a schedule that did not fire is overdue.
 OVERDUE = 60
+#: Seconds by which a host's clock may differ from the database's.
+SKEWED = 2
 #: Looks in a row at which a part may answer too late before that is an outage: a busy part is not a lost one.
 LATE_ANSWERS = 3
 
@@ -68,7 +75,7 @@ def judge(sight: Sight) -> Verdict:
     """Judge everything."""
     checks = [_postgres(sight), *_parts(sight)]
     if sight.snapshot is not None:
-        checks += _judge_snapshot(sight.snapshot)
+        checks += _judge_snapshot(sight.snapshot, _away(sight))
     found = {check.status for check in checks}
     worst = next(status for status in (Status.RED, Status.AMBER, Status.GREEN) if status in found)
     return Verdict(worst, checks)
@@ -116,10 +123,25 @@ def _parts(sight: Sight) -> Iterator[Check]:
             yield Check(name, Status.AMBER if busy else Status.RED, detail)
 
 
-def _judge_snapshot(seen: Snapshot) -> list[Check]:
+def _away(sight: Sight) -> set[str]:
+    """Return the stages of a canary's way whose server does not answer, which is said already."""
+    queues_in = "broker" if "broker" in sight.parts else "redis"
+    behind = {queues_in: {"relay", "broker"}, "elasticsearch": {"search"}}
+    silent = (name for name, silence in sight.parts.items() if silence is not None)
+    return {stage for name in silent for stage in behind.get(name, ())}
+
+
+def _judge_snapshot(seen: Snapshot, away: set[str]) -> list[Check]:
+    still = canaries.stopped(seen.canaries, seen.queues, seen.processes, seen.taken_at)
+    # Why their runs wait is said where that is known: more workers would not help them.
+    known = {name for stop in still if stop.stage in {"relay", "broker"} for name in stop.queues}
+    known |= {queue.name for queue in seen.queues if "broker" in away or not queue.workers}
     troubles = [
         *_processes(seen),
-        *(check for queue in seen.queues for check in _queue(queue, seen.taken_at)),
+        *(_canary(stop) for stop in still if stop.stage not in away),
+        *(_unwatched(view, seen.taken_at) for view in seen.canaries if view.paused_at is not None),
+        *_clocks(seen),
+        *(check for queue in seen.queues for check in _queue(queue, seen.taken_at, known)),
         *(check for schedule in seen.schedules for check in _schedule(schedule, seen.taken_at)),
         *(check for stream in seen.streams for check in _stream(stream)),
         *_dead(seen),
@@ -134,6 +156,8 @@ _CALM = {
     "workers": "A live worker serves every queue.",
     "relay": "A relay is alive.",
     "scheduler": "A scheduler is alive.",
+    "canaries": f"No canary is awaited for longer than {whole(canaries.PATIENCE)}.",
+    "clocks": f"The clocks of all hosts agree with the database's within {SKEWED} s.",
     "late": f"No due run waits longer than {LATE_AMBER} s.",
     "paused": "No queue is paused.",
     "schedules": "Every schedule fires on time.",
@@ -172,7 +196,32 @@ def _unserved(queue: QueueView) -> Check:
     return Check(f"workers:{queue.name}", Status.RED if work else Status.AMBER, detail)
 
 
-def _queue(queue: QueueView, now: datetime) -> Iterator[Check]:
+def _canary(stop: Stopped) -> Check:
+    return Check(f"canaries:{stop.stage}", Status.RED, stop.sentence, stop.since)
+
+
+def _unwatched(view: CanaryView, now: datetime) -> Check:
+    detail = (
+        f"{view.paused_by or 'Somebody'} paused the canary of the queue {view.queue} {ago(view.paused_at, now)}: if the"
+        f" queue stands still nobody is told; `headrace {view.paused_as} resume {PREFIX}{view.queue}` watches it again."
+    )
+    return Check(f"paused:{PREFIX}{view.queue}", Status.AMBER, detail, view.paused_at)
+
+
+def _clocks(seen: Snapshot) -> Iterator[Check]:
+    skews = sorted((process.host, process.clock_skew or 0.0) for process in seen.processes if process.alive)
+    for host, found in groupby(skews, key=lambda one: one[0]):
+        worst = max((skew for _, skew in found), key=abs)
+        if abs(worst) > SKEWED:
+            detail = (
+                f"The clock of the host {host} is {askew(worst)} compared with the database's: runs and schedules"
+                " follow the database's, but signatures of webhooks and times typed there are judged by it; look at its"
+                " NTP service (`timedatectl`)."
+            )
+            yield Check(f"clocks:{host}", Status.AMBER, detail)
+
+
+def _queue(queue: QueueView, now: datetime, known: Container[str]) -> Iterator[Check]:
     if queue.paused_at is not None:
         detail = (
             f"{queue.paused_by or 'Somebody'} paused the queue {queue.name} {ago(queue.paused_at, now)}"
@@ -180,10 +229,11 @@ def _queue(queue: QueueView, now: datetime) -> Iterator[Check]:
             f"`headrace queues resume {queue.name}` lets them go on."
         )
         yield Check(f"paused:{queue.name}", Status.AMBER, detail, queue.paused_at)
-    elif queue.oldest_due_seconds is not None and queue.oldest_due_seconds > LATE_AMBER:
-        red = queue.oldest_due_seconds > LATE_RED
+    elif queue.name not in known and (queue.oldest_due_seconds or 0.0) > LATE_AMBER:
+        late = queue.oldest_due_seconds or 0.0
+        red = late > LATE_RED
         detail = (
-            f"The queue {queue.name} is {whole(queue.oldest_due_seconds)} late, limit {LATE_AMBER} s, with "
+            f"The queue {queue.name} is {whole(late)} late, limit {LATE_AMBER} s, with "
             f"{counted(queue.due + queue.queued, 'due run')}: add workers, or see `headrace runs list --queue "
             f"{queue.name}`."
         )
@@ -194,7 +244,7 @@ def _schedule(schedule: ScheduleView, now: datetime) -> Iterator[Check]:
     if schedule.retired_at is not None or schedule.paused_at is not None or schedule.next_fire_at is None:
         return
     late = (now - schedule.next_fire_at).total_seconds()
-    if late > OVERDUE:
+    if late > OVERDUE and not schedule.name.startswith(PREFIX):  # of a canary this is said with its queue
         detail = f"The schedule {schedule.name} should have fired {whole(late)} ago: look at the scheduler's log."
         yield Check(f"schedules:{schedule.name}", Status.AMBER, detail, schedule.next_fire_at)
     if schedule.in_conflict:

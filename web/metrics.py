@@ -33,6 +33,7 @@ class Census(Collector):
         if sight.snapshot is not None:
             yield from _flow(sight.snapshot)
             yield from _index(sight.snapshot)
+            yield from _canaries(sight.snapshot)
 
 
 def _up(sight: Sight) -> GaugeMetricFamily:
@@ -64,6 +65,21 @@ def _index(seen: Snapshot) -> Iterator[GaugeMetricFamily]:
         "Age of the oldest of them; 0 when there is none.",
         value=seen.index.oldest_seconds or 0.0,
     )
+
+
+def _canaries(seen: Snapshot) -> Iterator[GaugeMetricFamily]:
+    back = [view for view in seen.canaries if view.returned_at is not None]
+    took = [(view.queue, view.seconds or 0.0) for view in back]
+    yield _gauge("headrace_canary_round_trip_seconds", "From its slot to its end, of the last one back.", "queue", took)
+    ages = [(view.queue, (seen.taken_at - view.returned_at).total_seconds()) for view in back if view.returned_at]
+    yield _gauge("headrace_canary_age_seconds", "Since the last canary came back.", "queue", ages)
+    parts = GaugeMetricFamily(
+        "headrace_canary_part_seconds", "What each part of that way took.", labels=["queue", "part"]
+    )
+    for view in back:
+        for part, seconds in view.parts.items():
+            parts.add_metric([view.queue, part], seconds)
+    yield parts
 
 
 def _gauge(name: str, meaning: str, label: str, values: Iterable[tuple[str, float]]) -> GaugeMetricFamily:

@@ -18,7 +18,7 @@ import jobs
 from models import migrations
 from web import recent
 from web.question import Question, Silence
-from workers import census, timetable
+from workers import canaries, census, timetable
 
 #: Seconds that all parts together have to answer, and for which an answer is good.
 DEADLINE = 2.5
@@ -43,6 +43,7 @@ class Snapshot:
     pace: list[recent.MinuteView]
     movements: list[recent.MovementView]
     recent_runs: list[census.RunView]
+    canaries: list[canaries.CanaryView]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,4 +160,5 @@ def _read(connection: Connection) -> Snapshot:
         pace=recent.pace(connection),
         movements=recent.movements(connection),
         recent_runs=census.recent_runs(connection, 12),
+        canaries=canaries.look(connection),
     )

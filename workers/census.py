@@ -87,6 +87,8 @@ class ProcessView:
     alive: bool
     #: Runs in its hands.
     running: int
+    #: Seconds by which its host's clock is ahead of the database's, at least; negative if it is behind.
+    clock_skew: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +246,7 @@ STREAMS = text("""
 PROCESSES = text("""
     SELECT id, kind, host, pid, version, queues, threads, started_at, heartbeat_at, stopped_at,
            stopped_at IS NULL AND heartbeat_at > now() - make_interval(secs => :stale) AS alive,
-           (SELECT count(*) FROM runs WHERE state = 'running' AND process_id = processes.id) AS running
+           (SELECT count(*) FROM runs WHERE state = 'running' AND process_id = processes.id) AS running, clock_skew
     FROM processes
     WHERE heartbeat_at > now() - interval '1 hour'
     ORDER BY alive DESC, kind, id DESC LIMIT :limit

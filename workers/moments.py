@@ -61,3 +61,8 @@ def when(at: datetime, now: datetime | None = None) -> str:
 def exactly(at: datetime) -> str:
     """Say a moment to the second, in UTC."""
     return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def askew(seconds: float) -> str:
+    """Say by how much a clock is wrong: `4.2 s ahead`, `3 d behind`."""
+    return f"{span(abs(seconds))} {'ahead' if seconds > 0 else 'behind'}"

@@ -5,10 +5,13 @@ slow Redis never looks like a dead one. Each beat also reads what the ledger bel
 stop is told to its job, and a run that we know nothing of (its claim was committed, but the answer never reached us)
 is given back. A process that was taken for dead (it was frozen, or cut off) finds its row closed and continues under
 a new one: what it held before belongs to others by then, and the fencing number keeps it from interfering.
+
+The database's clock decides everything. By how much the host's differs is measured with each beat and kept in the row.
 """
 
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,7 +19,7 @@ from threading import Event, Thread
 from typing import Self
 
 from psycopg.errors import UndefinedColumn, UndefinedTable
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from workers import logs
@@ -26,10 +29,13 @@ BEAT = 3.0
 STALE_AFTER = 15.0
 
 ENTER = text("""
-    INSERT INTO processes (kind, host, pid, version, queues, jobs, threads)
-    VALUES (:kind, :host, :pid, :version, :queues, :jobs, :threads) RETURNING id
+    INSERT INTO processes (kind, host, pid, version, queues, jobs, threads, clock_skew)
+    VALUES (:kind, :host, :pid, :version, :queues, :jobs, :threads, :skew) RETURNING id
 """)
-RENEW = text("UPDATE processes SET heartbeat_at = now() WHERE id = :id AND stopped_at IS NULL RETURNING id")
+RENEW = text("""
+    UPDATE processes SET heartbeat_at = now(), clock_skew = :skew WHERE id = :id AND stopped_at IS NULL RETURNING id
+""")
+CLOCK = text("SELECT extract(epoch FROM clock_timestamp())::float8")
 LEAVE = text("UPDATE processes SET stopped_at = now(), heartbeat_at = now() WHERE id = :id AND stopped_at IS NULL")
 HELD = text("""
     SELECT id, attempt, cancel_requested_at IS NOT NULL AS unwanted,
@@ -117,7 +123,7 @@ class Presence:
     def beat(self) -> None:
         """Renew the row once and pass on what the ledger says we hold."""
         with self._engine.begin() as connection:
-            alive = connection.execute(RENEW, {"id": self.id}).scalar()
+            alive = connection.execute(RENEW, {"id": self.id, "skew": clock_skew(connection)}).scalar()
             held = [Running(*row) for row in connection.execute(HELD, {"id": self.id})] if self._held else []
         if alive is None:
             old = self.id
@@ -128,7 +134,8 @@ class Presence:
 
     def _enter(self) -> None:
         with self._engine.begin() as connection:
-            self.id = int(connection.execute(ENTER, self._facts).scalar_one())
+            facts = self._facts | {"skew": clock_skew(connection)}
+            self.id = int(connection.execute(ENTER, facts).scalar_one())
 
     def _beat_forever(self) -> None:
         while not self._stopping.wait(BEAT):
@@ -136,6 +143,18 @@ class Presence:
                 self.beat()
             except SQLAlchemyError as error:
                 logs.get().warning("no heartbeat: Postgres is away", reason=_reason(error))
+
+
+def clock_skew(connection: Connection) -> float:
+    """Return by how many seconds this host's clock is ahead of the database's, at least; negative if it is behind.
+
+    The database looked at its clock at some moment between our question and its answer. What lies in between may be the
+    way there or back, so it counts as no difference: a slow network never looks like a wrong clock.
+    """
+    asked, began = time.time(), time.monotonic()
+    theirs = float(connection.execute(CLOCK).scalar_one())
+    answered = asked + time.monotonic() - began
+    return max(asked - theirs, 0.0) + min(answered - theirs, 0.0)
 
 
 def _reason(error: SQLAlchemyError) -> str:

@@ -231,6 +231,35 @@ def test_stopped_processes_and_recorded_slots_go_in_their_time(
     assert ids(engine, "slots") == [2, 3]
 
 
+def test_of_canaries_nothing_is_kept_for_long_not_even_the_dead(
+    engine: Engine, make_context: Callable[..., Context]
+) -> None:
+    run_script(
+        engine,
+        """
+        INSERT INTO schedules (name, rule, zone, next_fire_at) VALUES
+            ('canary.q', 'every 1 min', 'UTC', now()), ('canaries.count', 'every 1 min', 'UTC', now());
+        INSERT INTO runs (id, job, queue, args, state, max_attempts, finished_at) VALUES
+            (1, 'canary.q', 'q', '{}', 'succeeded', 3, now() - interval '49 h'),
+            (2, 'canary.q', 'q', '{}', 'dead', 3, now() - interval '49 h'),
+            (3, 'canary.q', 'q', '{}', 'waiting', 3, NULL),
+            (4, 'canary.q', 'q', '{}', 'cancelled', 3, now() - interval '47 h'),
+            (5, 'canaries.count', 'q', '{}', 'succeeded', 3, now() - interval '49 h');
+        INSERT INTO slots (schedule, fire_at, outcome, run_id, recorded_at) VALUES
+            ('canary.q', now() - interval '1 s', 'ran', 1, now() - interval '49 h'),
+            ('canary.q', now() - interval '2 s', 'ran', 3, now() - interval '49 h'),
+            ('canary.q', now() - interval '3 s', 'ran', 4, now() - interval '47 h'),
+            ('canaries.count', now(), 'ran', 5, now() - interval '49 h')
+        """,
+    )
+    result = maintenance.prune(make_context()) or {}
+    assert (result["runs"], result["canaries"], result["canary_slots"]) == (0, 2, 1)
+    assert ids(engine, "runs") == [3, 4, 5]
+    assert ids(engine, "slots") == [2, 3, 4]
+    maintenance.prune(make_context(), canaries=1)
+    assert ids(engine, "runs") == [3, 5]
+
+
 def test_an_event_stays_while_its_run_may_be_run_again(engine: Engine, make_context: Callable[..., Context]) -> None:
     run_script(
         engine,

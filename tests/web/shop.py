@@ -55,6 +55,9 @@ INSERT INTO schedules (name, rule, zone, next_fire_at) VALUES
     ('warehouse.sync', 'every 3600 s', 'UTC', now() + interval '41 minutes'),
     ('search.verify', 'cron 15 4 * * *', 'UTC', now() + interval '9 hours'),
     ('warehouse.walk', 'cron 30 3 * * *', 'UTC', now() + interval '8 hours');
+INSERT INTO schedules (name, rule, zone, next_fire_at)
+SELECT 'canary.' || queue, 'every 1 min', 'UTC', date_trunc('minute', now()) + interval '1 min'
+FROM unnest('{alerts,maintenance,search,stripe,warehouse}'::text[]) AS queue;
 INSERT INTO slots (schedule, fire_at, outcome, run_id) VALUES
     ('warehouse.sync', now() - interval '19 minutes', 'ran', 1),
     ('search.verify', now() - interval '15 hours', 'ran', 2);

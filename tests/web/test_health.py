@@ -18,6 +18,7 @@ from web.health import Status, judge
 from web.pulse import NotMigrated, Sight, Snapshot
 from web.question import Silence
 from web.recent import DeadView, RetryingView
+from workers.canaries import CanaryView
 from workers.census import GenerationView, IndexView, ProcessView, QueueView, StreamView, TotalsView
 from workers.timetable import ScheduleView
 
@@ -31,10 +32,27 @@ STREAM = StreamView(
 )
 LIVE = GenerationView("products-1", "live", 1, 1, NOW, NOW)
 INDEX = IndexView([LIVE], 0, None, 0, NOW, {}, 0)
+CANARY = CanaryView(
+    "search",
+    NOW - timedelta(seconds=30),
+    0.4,
+    {},
+    missing_since=None,
+    run_id=None,
+    state=None,
+    error=None,
+    declared=True,
+    next_fire_at=NOW + timedelta(seconds=30),
+    paused_at=None,
+    paused_by=None,
+    paused_as=None,
+    resumed_at=None,
+)
+LONG_AGO = NOW - timedelta(hours=1)
 
 
-def process(kind: str, *, alive: bool = True) -> ProcessView:
-    return ProcessView(1, kind, "mill", 1, "1", ["search"], 8, NOW, NOW, None, alive, 0)
+def process(kind: str, *, alive: bool = True, skew: float = 0.0) -> ProcessView:
+    return ProcessView(1, kind, "mill", 1, "1", ["search"], 8, LONG_AGO, NOW, None, alive, 0, skew)
 
 
 WELL = Snapshot(
@@ -51,6 +69,7 @@ WELL = Snapshot(
     pace=[],
     movements=[],
     recent_runs=[],
+    canaries=[CANARY],
 )
 ANSWERING: dict[str, Silence | None] = {"redis": None, "elasticsearch": None}
 
@@ -66,6 +85,8 @@ def test_a_system_in_which_everything_flows_is_green() -> None:
 
 
 LATE = timedelta(seconds=90)
+GONE = replace(CANARY, missing_since=NOW - timedelta(minutes=4), run_id=7, state="waiting")
+ALL = [process("worker"), process("relay"), process("scheduler")]
 TROUBLES = [
     (replace(WELL, processes=[]), "red", "No worker is alive"),
     (replace(WELL, processes=[process("worker"), process("scheduler")]), "red", "No relay is alive"),
@@ -106,6 +127,21 @@ TROUBLES = [
         "5 min behind, limit 5 min, with 7",
     ),
     (replace(WELL, index=replace(INDEX, rejects=1)), "amber", "refused 1 document"),
+    (
+        replace(WELL, canaries=[GONE]),
+        "red",
+        "No canary of the queue search has come back for 4 min: run 7 is due and no",
+    ),
+    (
+        replace(WELL, canaries=[replace(CANARY, paused_at=NOW - LATE, paused_by="ada", paused_as="schedules")]),
+        "amber",
+        "ada paused the canary of the queue search 90 s ago",
+    ),
+    (
+        replace(WELL, processes=[*ALL, process("worker", skew=-4.24)]),
+        "amber",
+        "The clock of the host mill is 4.2 s behind",
+    ),
 ]
 
 
@@ -131,6 +167,7 @@ def test_each_trouble_says_what_to_do(seen: Snapshot) -> None:
         replace(WELL, schedules=[replace(SCHEDULE, next_fire_at=NOW - LATE, paused_at=NOW)]),
         replace(WELL, schedules=[replace(SCHEDULE, next_fire_at=NOW - LATE, retired_at=NOW)]),
         replace(WELL, index=replace(INDEX, generations=[]), totals=replace(WELL.totals, products=0)),
+        replace(WELL, processes=[*ALL, process("worker", skew=2.0), process("worker", alive=False, skew=9.0)]),
     ],
 )
 def test_what_is_within_its_limit_or_on_purpose_is_green(seen: Snapshot) -> None:
@@ -167,6 +204,50 @@ def test_without_postgres_nothing_else_is_guessed(postgres: Silence | NotMigrate
     verdict = judge(sight(postgres))
     assert verdict.status is Status.RED
     assert {check.name for check in verdict.checks} == {"postgres", "redis", "elasticsearch"}
+
+
+LATE_QUEUE = replace(QUEUE, due=1, waiting=1, oldest_due_seconds=240.0)
+
+
+@pytest.mark.parametrize(
+    ("seen", "parts", "said"),
+    [
+        # The canary knows why the queue is late: more workers would not help.
+        (replace(WELL, canaries=[GONE], queues=[LATE_QUEUE]), {}, {"canaries:relay"}),
+        # A part that is away says it for the canaries, and for the queues.
+        (replace(WELL, canaries=[GONE], queues=[LATE_QUEUE]), {"redis": Silence("refused")}, {"redis"}),
+        (
+            replace(WELL, canaries=[replace(GONE, state="cancelled", error="search: refused")]),
+            {"elasticsearch": Silence("refused")},
+            {"elasticsearch"},
+        ),
+        # The web process reaches search and the workers do not: nobody else says that.
+        (replace(WELL, canaries=[replace(GONE, state="cancelled", error="search: refused")]), {}, {"canaries:search"}),
+        (
+            replace(WELL, canaries=[GONE], queues=[replace(LATE_QUEUE, workers=0)], processes=ALL[1:]),
+            {},
+            {"workers"},
+        ),
+        (replace(WELL, canaries=[GONE], processes=[ALL[0], ALL[2]]), {}, {"relay"}),
+        (
+            replace(WELL, canaries=[GONE], queues=[replace(LATE_QUEUE, paused_at=NOW, paused_by="ada")]),
+            {},
+            {"paused:search"},
+        ),
+        # Overdue, the schedule of a canary is told with its queue.
+        (
+            replace(
+                WELL,
+                canaries=[replace(CANARY, next_fire_at=NOW - timedelta(minutes=4))],
+                schedules=[replace(SCHEDULE, name="canary.search", next_fire_at=NOW - timedelta(minutes=4))],
+            ),
+            {},
+            {"canaries:scheduler"},
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_once(seen: Snapshot, parts: dict[str, Silence], said: set[str]) -> None:
+    assert {check.name for check in judge(sight(seen, **parts)).troubles} == said
 
 
 def test_the_red_come_before_the_amber() -> None:

@@ -174,6 +174,30 @@ def test_prometheus_reads_the_census_and_the_receiver(shop: httpx.Client) -> Non
     assert re.search(r'headrace_stream_freshness_seconds\{stream="warehouse/products"\} 11\d\d', metrics)
 
 
+RETURNED = """
+    WITH declared AS (
+        INSERT INTO schedules (name, rule, zone, next_fire_at) VALUES ('canary.search', 'every 1 min', 'UTC', now())
+    ), returned AS (
+        INSERT INTO runs (job, queue, args, state, max_attempts, slot_at, finished_at, result)
+        SELECT 'canary.search', 'search', '{}', 'succeeded', 3, at - interval '2500 ms', at,
+               '{"relay_ms": 1250, "search_ms": 8}' FROM (SELECT now() - interval '30 s' AS at) AS sent
+        RETURNING id, slot_at
+    )
+    INSERT INTO slots (schedule, fire_at, outcome, run_id) SELECT 'canary.search', slot_at, 'ran', id FROM returned
+"""
+
+
+def test_prometheus_reads_the_round_trips_of_the_canaries(client: httpx.Client, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(RETURNED))
+    until(lambda: "headrace_canary_round_trip_seconds{" in client.get("/metrics").text)  # a look is good for a second
+    metrics = client.get("/metrics").text
+    assert 'headrace_canary_round_trip_seconds{queue="search"} 2.5' in metrics
+    assert 'headrace_canary_part_seconds{part="relay",queue="search"} 1.25' in metrics
+    assert re.search(r'headrace_canary_age_seconds\{queue="search"\} 3\d\.', metrics)
+    assert 'queue="stripe"} ' not in metrics.partition("headrace_canary")[2]
+
+
 def test_a_run_says_over_the_api_why_it_waits(shop: httpx.Client, engine: Engine) -> None:
     with engine.begin() as connection:
         run_id = connection.execute(text("SELECT max(id) FROM runs WHERE state = 'waiting'")).scalar_one()

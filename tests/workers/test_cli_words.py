@@ -1,7 +1,9 @@
 """What the command line says and understands, without a server."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from workers.actions import Refused
 from workers.blockers import Blocker
 from workers.cli.failures import explain
 from workers.cli.options import pairs
+from workers.cli.processes import COLUMNS
 from workers.cli.schedules import _fires
 from workers.cli.tables import printable
 from workers.delivery import BrokerAway
@@ -164,3 +167,20 @@ def test_a_preview_marks_where_the_clock_moves_and_which_days_are_left_out() -> 
     holidays = {third.date()}
     few = list(islice(_fires(cron("0 12 * * *", zone="Europe/Berlin", excluding=holidays)), 4))
     assert [fire["fire_at"] for fire in few if fire["note"] and "left out" in fire["note"]] == [third]
+
+
+@pytest.mark.parametrize(
+    ("skew", "words"),
+    [
+        (4.24, "4.2 s ahead"),
+        (-0.5, "0.5 s behind"),
+        (-259_200.0, "3 d behind"),
+        (0.49, ""),
+        (-0.49, ""),
+        (0.0, ""),
+        (None, ""),
+    ],
+)
+def test_a_clock_is_shown_only_where_it_is_wrong(skew: float | None, words: str) -> None:
+    clock: Callable[[Any], str] = COLUMNS["clock"]
+    assert clock(SimpleNamespace(clock_skew=skew)) == words

@@ -3,8 +3,10 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import Engine, text
@@ -14,7 +16,9 @@ from tests.conftest import ROOT
 from tests.workers import rows
 from tests.workers.members import Members
 from tests.workers.trial_jobs import effect, fail, talkative
-from workers import relay
+from tests.workers.trial_jumping_worker import DAY
+from workers import process, relay
+from workers.process import Presence, clock_skew
 
 RACERS = 50
 
@@ -55,8 +59,64 @@ def test_a_worker_whose_host_has_a_jumping_clock_changes_nothing(
     """
     assert rows.one(engine, moments, later=due_later) == 0
     assert rows.one(engine, "SELECT count(*) FROM log_lines WHERE run_id = :id", id=talks) == 1_000
+    skew = "SELECT clock_skew FROM processes WHERE kind = :kind"
+    rows.until(lambda: abs(rows.one(engine, skew, kind="worker")) > 2 * DAY)
+    assert abs(rows.one(engine, skew, kind="relay")) < 1
     assert worker.running
     worker.stop(signal.SIGTERM)
+
+
+@pytest.fixture
+def wrong_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Return a function that sets the clock of this host for heartbeats."""
+
+    def set_clock(seconds: float) -> None:
+        wrong = SimpleNamespace(time=lambda: time.time() + seconds, monotonic=time.monotonic)
+        monkeypatch.setattr(process, "time", wrong)
+
+    return set_clock
+
+
+@pytest.mark.parametrize("seconds", [4.2, -4.2, 86_400.0])
+def test_by_how_much_a_clock_is_wrong_is_measured_against_the_databases(
+    engine: Engine, wrong_by: Callable[[float], None], seconds: float
+) -> None:
+    wrong_by(seconds)
+    with engine.connect() as connection:
+        began = time.monotonic()
+        found = clock_skew(connection)
+        took = time.monotonic() - began
+    assert abs(seconds) - took <= abs(found) <= abs(seconds)
+    assert (found > 0) == (seconds > 0)
+
+
+def test_a_slow_way_to_the_database_is_no_wrong_clock(
+    engine: Engine, wrong_by: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "CLOCK", text("SELECT extract(epoch FROM clock_timestamp())::float8 FROM pg_sleep(1)"))
+    with engine.connect() as connection:
+        wrong_by(0)
+        assert clock_skew(connection) == 0
+        wrong_by(0.9)
+        assert clock_skew(connection) == 0
+        wrong_by(4)
+        assert 2.9 < clock_skew(connection) <= 4
+
+
+def test_each_beat_keeps_the_difference_in_the_row_of_the_process(
+    engine: Engine, wrong_by: Callable[[float], None]
+) -> None:
+    skew = "SELECT round(clock_skew::numeric) FROM processes"
+    wrong_by(600)
+    presence = Presence(engine, "relay").start()
+    assert rows.one(engine, skew) == 600
+    wrong_by(-60)
+    presence.beat()
+    assert rows.one(engine, skew) == -60
+    wrong_by(0)
+    presence.beat()
+    assert rows.one(engine, skew) == 0
+    presence.stop()
 
 
 def test_of_fifty_processes_that_enqueue_under_one_unique_key_one_writes_and_all_get_its_run(

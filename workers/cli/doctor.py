@@ -16,11 +16,12 @@ import integrations
 import jobs
 from integrations import Channel, IntegrationError
 from models import migrations
-from workers import census, settings
+from workers import canaries, census, settings
 from workers.cli.failures import trouble
 from workers.cli.options import AsJson
 from workers.cli.tables import console, print_json, printable
 from workers.delivery import BrokerAway
+from workers.moments import span
 from workers.runtime import Runtime
 from workers.settings import BadSettings
 
@@ -67,6 +68,7 @@ def examine() -> Iterator[Finding]:
         for name, kind in integrations.load().items():
             yield _upstream(held, name, kind)
         yield from _processes(held)
+        yield from _canaries(held)
 
 
 def _postgres(held: Runtime) -> Iterator[Finding]:
@@ -139,6 +141,22 @@ def _processes(held: Runtime) -> Iterator[Finding]:
         serving = sum(process.kind == "worker" and queue in process.queues for process in alive)
         sentence = f"{serving} alive" if serving else f"none serves queue {queue}: start a worker (see Procfile)"
         yield Finding(f"workers of {queue}", ok=bool(serving), sentence=sentence)
+
+
+def _canaries(held: Runtime) -> Iterator[Finding]:
+    try:
+        with held.engine.connect() as connection:
+            views, queues = canaries.look(connection), census.queues(connection, jobs.canaries())
+            alive = census.processes(connection)
+            now = connection.execute(text("SELECT now()")).scalar_one()
+    except SQLAlchemyError:
+        return  # that is said already
+    for stop in canaries.stopped(views, queues, alive, now):
+        yield Finding(f"canaries at {stop.stage}", ok=False, sentence=stop.sentence)
+    back = [view.seconds for view in views if view.seconds is not None]
+    sentence = f"of {len(back)} of {len(views)} queues one came back" if back else "none has come back yet"
+    slowest = f", the last one after {span(max(back))} at most" if back else ""
+    yield Finding("canaries", ok=True if back else None, sentence=sentence + slowest)
 
 
 def _tell(finding: Finding) -> None:

@@ -1,9 +1,13 @@
-"""Processes: who is alive, and since when."""
+"""Processes: who is alive, since when, and whose clock is wrong."""
 
 from workers import census
 from workers.cli.opening import reading
 from workers.cli.options import AsJson
 from workers.cli.tables import show
+from workers.moments import askew
+
+#: Seconds by which a clock may be wrong before it is worth a word.
+WORTH_A_WORD = 0.5
 
 COLUMNS = {
     "process": lambda row: row.kind,
@@ -15,6 +19,7 @@ COLUMNS = {
     "running": lambda row: row.running,
     "started": lambda row: row.started_at,
     "heartbeat": lambda row: row.heartbeat_at,
+    "clock": lambda row: askew(row.clock_skew) if abs(row.clock_skew or 0) >= WORTH_A_WORD else "",
     "version": lambda row: row.version,
 }
 
