@@ -20,6 +20,7 @@ from web.metrics import Census
 from web.pages import Pages
 from web.pulse import Pulse
 from web.runs import Runs, Standing
+from web.schedules import Schedules, Timetable
 from web.secure import SecureHeaders
 from web.webhooks import Receiver
 from workers.runtime import Runtime
@@ -53,8 +54,11 @@ def build(runtime: Runtime) -> ASGIApp:
     app.get("/api/v1/runs/{run_id:int}", response_model=Standing, summary="One run and why it stands there")(
         Runs(runtime.engine).show
     )
+    schedules = Schedules(runtime.engine, pages)
+    app.get("/api/v1/schedules/{name}", response_model=Timetable, summary="One schedule and its fires")(schedules.show)
     for path, endpoint in (
         ("/", pages.overview),
+        ("/schedules/{name}", schedules.page),
         ("/api/docs", pages.operations),
         ("/health", machines.health),
         ("/health/live", machines.live),

@@ -4,6 +4,7 @@ The live part of the overview is a fragment of the same address, so the page and
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -22,9 +23,10 @@ from web.health import Status
 from web.problems import Problem
 from web.pulse import Pulse, Snapshot
 from web.recent import MinuteView
-from web.sparkline import bars
+from web.sparkline import bars, ticks
 from workers import logs
 from workers.census import CAP
+from workers.timetable import SlotView
 
 TEMPLATES = Path(__file__).parent / "templates"
 #: Addresses whose errors are for programs.
@@ -49,7 +51,7 @@ class Pages:
         sight = self._pulse.look()
         verdict = health.judge(sight)
         status = 200 if sight.snapshot is not None else 503
-        return self._page(
+        return self.page(
             request,
             "live.html" if fragment == "live" else "overview.html",
             status,
@@ -67,7 +69,7 @@ class Pages:
             for path, methods in self._schema()["paths"].items()
             for method, operation in methods.items()
         ]
-        return self._page(request, "operations.html", 200, operations=listed)
+        return self.page(request, "operations.html", 200, operations=listed)
 
     async def refusal(self, request: Request, error: Exception) -> Response:
         """Answer a request that cannot be served, in the language of whoever asked."""
@@ -83,11 +85,12 @@ class Pages:
     def _failure(self, request: Request, status: int, headers: dict[str, str]) -> Response:
         if _FOR_PROGRAMS.match(request.url.path):
             return Problem(status, headers=headers)
-        response = self._page(request, "failure.html", status, status=status, phrase=HTTPStatus(status).phrase)
+        response = self.page(request, "failure.html", status, status=status, phrase=HTTPStatus(status).phrase)
         response.headers.update(headers)
         return response
 
-    def _page(self, request: Request, template: str, code: int, **context: Any) -> Response:
+    def page(self, request: Request, template: str, code: int, **context: Any) -> Response:
+        """Render a template."""
         context |= {"host": request.headers.get("host", ""), "version": version("headrace")}
         return HTMLResponse(self._templates.get_template(template).render(**context), code)
 
@@ -120,8 +123,9 @@ def _environment() -> Environment:
         "code": _code,
         "breakable": _breakable,
         "pace": _pace,
+        "outcomes": _outcomes,
     }
-    made.globals |= {"ago": words.ago, "bars": bars}
+    made.globals |= {"ago": words.ago, "bars": bars, "ticks": ticks}
     return made
 
 
@@ -138,6 +142,13 @@ def _code(sentence: str) -> Markup:
 def _breakable(name: str) -> Markup:
     """Let a dotted name wrap after its dots, slashes and underscores."""
     return Markup(re.sub(r"([./_])", r"\1<wbr>", str(escape(name))))  # noqa: S704 - escaped on this line
+
+
+def _outcomes(slots: Sequence[SlotView]) -> str:
+    """Say what the newest fires became."""
+    counts = Counter(slot.outcome.replace("_", " ") for slot in slots)
+    became = ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
+    return f"Of the last {words.counted(len(slots), 'fire')}: {became}."
 
 
 def _pace(minutes: Sequence[MinuteView]) -> str:

@@ -1,6 +1,6 @@
-"""A small bar chart as SVG: one bar a minute, what failed on top of what went well.
+"""Small charts as SVG: one bar a minute, what failed on top of what went well; one tick a fire, by what it became.
 
-Drawn here, so that it needs no script; the sentence beside it says the same to those who do not see it.
+Drawn here, so that they need no script; the sentence beside each says the same to those who do not see it.
 """
 
 from collections.abc import Sequence
@@ -8,11 +8,38 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from web.recent import MinuteView
+from workers.timetable import SlotView
 
 _STEP = 4
 _WIDTH = 3
 _HEIGHT = 36
 _SMALLEST = 2
+
+
+#: How the tick of a fire looks: what did its work, what did it along, what did nothing.
+_LOOKS = {"ran": "well", "caught_up": "late", "fired_by_hand": "well", "coalesced": "along"}
+
+
+def ticks(slots: Sequence[SlotView], room: int) -> Markup:
+    """Return a strip with room for so many fires, the newest at the right; those that did nothing are short.
+
+    Args:
+        slots: The newest first.
+        room: At least as many.
+    """
+    drawn = [
+        f'<rect class="{look}" x="{(room - 1 - at) * _STEP}" y="{_HEIGHT - tall}" width="{_WIDTH}" height="{tall}"/>'
+        for at, (look, tall) in enumerate(map(_tick, slots))
+    ]
+    return Markup(  # noqa: S704 - numbers and our own words only
+        f'<svg class="bars ticks" viewBox="0 0 {room * _STEP} {_HEIGHT}" preserveAspectRatio="none" '
+        f'aria-hidden="true">{"".join(drawn)}</svg>'
+    )
+
+
+def _tick(slot: SlotView) -> tuple[str, int]:
+    look = _LOOKS.get(slot.outcome, "ill")
+    return look, {"well": _HEIGHT, "late": _HEIGHT, "along": _HEIGHT * 2 // 3}.get(look, _HEIGHT // 3)
 
 
 def bars(minutes: Sequence[MinuteView]) -> Markup:

@@ -1,9 +1,10 @@
-"""Schedules as people see them: the list, and what became of the fire at four o'clock.
+"""Schedules as people see them: the list, the fires ahead and behind, and what became of the one at four o'clock.
 
 Each planned fire has a slot, so the answer is nearly always written there. Where there is no slot, the rule and the
 audit say why: it was not planned then, the schedule was made or changed later, or nobody has recorded it yet.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,10 +13,12 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, text
 
 import jobs
-from jobs import BadRule
+from jobs import BadRule, FirePolicy, Rule
 from workers.actions import Refused
 from workers.moments import exactly, span
 
+#: Nobody asks about other moments, and arithmetic at the ends of the calendar leads out of it.
+FIRST, LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
 #: Schedules listed at most.
 MOST = 100_000
 
@@ -72,6 +75,12 @@ SCHEDULES = text("""
     LIMIT :most
 """)
 
+SLOTS = text("""
+    SELECT s.id, s.schedule, s.fire_at, s.outcome, s.run_id, s.note, s.recorded_at, r.state AS run_state
+    FROM slots s LEFT JOIN runs r ON r.id = s.run_id
+    WHERE (CAST(:name AS text) IS NULL OR s.schedule = :name) AND (CAST(:before AS bigint) IS NULL OR s.id < :before)
+    ORDER BY s.id DESC LIMIT :most
+""")
 SLOT = text("""
     SELECT s.fire_at, s.outcome, s.run_id, s.note, s.recorded_at, r.state, r.error FROM slots s
     LEFT JOIN runs r ON r.id = s.run_id
@@ -79,9 +88,15 @@ SLOT = text("""
 """)
 CHANGED = text("""
     SELECT at, actor, action FROM audit
-    WHERE target = :name AND action IN ('schedules add', 'schedules change', 'schedules return') AND at > :moment
+    WHERE target = :name AND action = ANY(:actions) AND at > :moment
     ORDER BY at LIMIT 1
 """)
+#: What the audit says of a schedule, for a sentence.
+CHANGES = {
+    "schedules add": "added it",
+    "schedules change": "changed its rule",
+    "schedules return": "brought it back",
+}
 #: What an outcome means, for a sentence.
 WORDS = {
     "ran": "it ran as run {run}",
@@ -93,6 +108,37 @@ WORDS = {
     "refused": "its job refused it",
     "fired_by_hand": "it was fired by hand as run {run}",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class FireView:
+    """A fire to come."""
+
+    fire_at: datetime
+    #: On the wall of the schedule's zone.
+    local: str
+    #: What is special about it.
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SlotView:
+    """A fire that was recorded, with its one outcome."""
+
+    id: int
+    schedule: str
+    fire_at: datetime
+    outcome: str
+    run_id: int | None
+    #: Why it became that, where the outcome alone does not say it.
+    note: str | None
+    recorded_at: datetime
+    run_state: str | None
+
+    @property
+    def late(self) -> float:
+        """Seconds between its time and the recording."""
+        return max(0.0, (self.recorded_at - self.fire_at).total_seconds())
 
 
 @dataclass(frozen=True)
@@ -118,6 +164,55 @@ def schedule(connection: Connection, name: str) -> ScheduleView | None:
     """Return one schedule, if there is such a row."""
     row = connection.execute(SCHEDULES, {"most": 1, "only": name}).mappings().one_or_none()
     return ScheduleView(**row) if row is not None else None
+
+
+def slots(
+    connection: Connection, name: str | None = None, *, before: int | None = None, most: int = 50
+) -> list[SlotView]:
+    """Return recorded slots, the newest first; all schedules', or one's; only those before an id."""
+    rows = connection.execute(SLOTS, {"name": name, "before": before, "most": most}).mappings()
+    return [SlotView(**row) for row in rows]
+
+
+def rule_of(found: ScheduleView) -> Rule:
+    """Return the rule by which a schedule fires, with the days that its code leaves out."""
+    known = jobs.names().get(found.name)
+    declared = known.schedule if known else None
+    return jobs.read_rule(found.rule, found.zone, declared.policy if declared else FirePolicy())
+
+
+def ahead(rule: Rule, now: datetime) -> Iterator[FireView]:
+    """Yield the fires after a moment, without end unless the rule has one."""
+    moment, zone = rule.next_after(now), ZoneInfo(rule.zone)
+    before = now.astimezone(zone)
+    while moment is not None:
+        local = moment.astimezone(zone)
+        notes = {
+            "the clock has moved": local.utcoffset() != before.utcoffset(),
+            "left out": rule.policy.excludes(moment, rule.zone),
+        }
+        note = ", ".join(word for word, so in notes.items() if so) or None
+        yield FireView(moment, local.strftime("%a %Y-%m-%d %H:%M:%S %Z"), note)
+        moment, before = rule.next_after(moment), local
+
+
+def besides(found: ScheduleView) -> Iterator[str]:
+    """Yield what is out of the ordinary about a schedule."""
+    if found.retired_at:
+        yield "retired"
+    if found.paused_at:
+        until = f" until {exactly(found.paused_until)}" if found.paused_until else ""
+        yield f"paused by {found.paused_by}{until}"
+    declared = f"{found.declared_rule} ({found.declared_zone})"
+    if found.declared_rule is None:
+        yield f"made by {found.changed_by}"
+    elif found.in_conflict:
+        yield f"changed by {found.changed_by}, and since by the code to {declared}: choose"
+    elif found.replaced_rule is not None:
+        yield f"changed by {found.changed_by}, declared as {declared}"
+    if (found.missed, found.overlap, found.jitter) != ("once", "join", 0):
+        jitter = f", jitter: {found.jitter:g} s" if found.jitter else ""
+        yield f"missed: {found.missed}, overlap: {found.overlap}{jitter}"
 
 
 def explain(connection: Connection, name: str, typed: str) -> Answer:
@@ -147,11 +242,11 @@ def explain(connection: Connection, name: str, typed: str) -> Answer:
 
 def _moment(typed: str, zone: str) -> datetime:
     try:
-        moment = jobs.at(typed, zone=zone).next_after(datetime.min.replace(tzinfo=UTC))
+        moment = jobs.at(typed, zone=zone).moment
     except BadRule as error:
         raise Refused(str(error)) from None
-    if moment is None:
-        raise Refused(f"{typed!r} lies before all time")
+    if not FIRST <= moment < LAST:
+        raise Refused(f"{typed!r} is too far away: no schedule was there then, or will be")
     return moment
 
 
@@ -173,9 +268,11 @@ def _absence(connection: Connection, found: ScheduleView, moment: datetime) -> s
     rule = jobs.read_rule(found.rule, found.zone)
     by_its_rule = f"by its rule ({found.rule}, {found.zone})"
     first = rule.next_after(moment - timedelta(microseconds=1))
-    changed = connection.execute(CHANGED, {"name": found.name, "moment": moment}).one_or_none()
+    changed = connection.execute(
+        CHANGED, {"name": found.name, "moment": moment, "actions": list(CHANGES)}
+    ).one_or_none()
     if changed is not None:
-        return f"{changed.actor} did {changed.action!r} at {exactly(changed.at)}, after that"
+        return f"{changed.actor} {CHANGES[changed.action]} at {exactly(changed.at)}, after that"
     if first != moment:
         return f"it is not planned then; {by_its_rule} the next fire after that is " + _named(first)
     if found.next_fire_at is None or found.next_fire_at > moment:

@@ -12,15 +12,15 @@ from tests.web.serving import Web
 
 
 @contextmanager
-def opened(browser: Browser, web: Web, **options: Any) -> Iterator[Page]:
-    """Open the overview; at the end, nothing may have been complained about on the console."""
+def opened(browser: Browser, web: Web, at: str = "/", **options: Any) -> Iterator[Page]:
+    """Open a page, the overview by default; at the end, nothing may have been complained about on the console."""
     complaints: list[str] = []
     context = browser.new_context(**options)
     page = context.new_page()
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("requestfailed", lambda request: complaints.append(request.url))
-    page.goto(web.url)
+    page.goto(web.url + at)
     yield page
     page.close()  # what it was still fetching then is no failure of the page
     context.close()
@@ -73,6 +73,17 @@ def test_nothing_is_cut_off_at_any_width(browser: Browser, web: Web, width: int,
             ".filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText)"
         )
         assert cut == []
+
+
+@pytest.mark.parametrize("width", [320, 1440])
+def test_a_schedule_is_asked_why_it_did_not_run(browser: Browser, web: Web, width: int) -> None:
+    with opened(browser, web, viewport={"width": width, "height": 800}) as page:
+        page.get_by_role("link", name="warehouse.sync").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("warehouse.sync")
+        page.get_by_label("Why did it not run at").fill("2020-01-01T04:30")
+        page.get_by_role("button", name="Ask").click()
+        expect(page.get_by_role("status")).to_contain_text("it is not planned then")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -110,18 +110,18 @@ def test_arguments_and_bodies_are_not_shown(client: httpx.Client, engine: Engine
         connection.execute(
             text(
                 "INSERT INTO runs (job, queue, args, state, max_attempts) "
-                """VALUES ('a.b', 'q', '{"card": "4242"}', 'waiting', 1)"""
+                """VALUES ('a.b', 'q', '{"card": "never shown"}', 'waiting', 1)"""
             )
         )
         connection.execute(
             text(
                 "INSERT INTO events (source, external_id, type, verdict, headers, body)"
-                " VALUES ('s', '1', 'x', 'ignored', '{}', 'secret-4242')"
+                " VALUES ('s', '1', 'x', 'ignored', '{}', 'a secret, never shown')"
             )
         )
     until(lambda: "a.<wbr>b" in client.get("/").text)
-    assert "4242" not in client.get("/").text
-    assert "4242" not in client.get("/api/v1/overview").text
+    assert "never shown" not in client.get("/").text
+    assert "never shown" not in client.get("/api/v1/overview").text
 
 
 def test_an_unknown_address_is_a_page_for_people_and_a_problem_for_programs(client: httpx.Client) -> None:
@@ -147,10 +147,51 @@ def test_the_description_of_the_api_names_what_the_overview_answers(shop: httpx.
     schema = shop.get("/api/openapi.json").json()
     answer = shop.get("/api/v1/overview").json()
     described = schema["components"]["schemas"]["Snapshot"]["properties"]
-    assert set(schema["paths"]) == {"/api/v1/overview", "/api/v1/runs/{run_id}"}
+    assert set(schema["paths"]) == {"/api/v1/overview", "/api/v1/runs/{run_id}", "/api/v1/schedules/{name}"}
     assert set(described) == set(answer["overview"])
     assert answer["overview"]["queues"][0]["name"] == "alerts"
     assert answer["overview"]["index"]["drift"] == 0
+
+
+def test_a_schedule_has_a_page_with_its_fires_and_what_they_became(shop: httpx.Client, engine: Engine) -> None:
+    slot = (
+        "INSERT INTO slots (schedule, fire_at, outcome, note) VALUES ('warehouse.sync', :at, 'skipped_paused', :note)"
+    )
+    with engine.begin() as connection:
+        connection.execute(text(slot), {"at": "2026-11-25T04:00Z", "note": "kim had paused it: stocktaking"})
+    assert 'href="/schedules/warehouse.sync"' in shop.get("/").text
+    page = shop.get("/schedules/warehouse.sync").text
+    assert "kim had paused it: stocktaking" in page
+    assert page.count('<th scope="row"') >= 20
+    asked = shop.get("/schedules/warehouse.sync", params={"at": "2026-11-25T04:00"}).text
+    assert "2026-11-25 04:00:00 UTC: it was skipped: kim had paused it: stocktaking" in asked
+    told = shop.get("/api/v1/schedules/warehouse.sync").json()
+    assert {slot["outcome"] for slot in told["slots"]} == {"ran", "skipped_paused"}
+    assert len(told["fires"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/schedules/nothing", 404),
+        ("/schedules/%00", 404),
+        ("/schedules/%ff", 404),
+        ("/schedules/" + "x" * 5_000, 404),
+        ("/api/v1/schedules/nothing", 404),
+        ("/api/v1/schedules/%00", 404),
+        ("/schedules/warehouse.sync?at=%00", 200),
+        ("/schedules/warehouse.sync?at=9999-12-31T23:59", 200),
+        ("/schedules/warehouse.sync?at=0001-01-01T00:00%2B14:00", 200),
+        ("/schedules/warehouse.sync?at=<script>", 200),
+        ("/schedules/warehouse.sync?before=" + "9" * 99, 200),
+        ("/schedules/warehouse.sync?before=-1", 200),
+        ("/schedules/warehouse.sync?before=1&before=2", 200),
+    ],
+)
+def test_no_question_about_a_schedule_is_answered_with_a_mistake(shop: httpx.Client, path: str, status: int) -> None:
+    answer = shop.get(path)
+    assert answer.status_code == status
+    assert "<script>" not in answer.text
 
 
 def test_the_operations_are_listed_on_a_page_without_anything_from_elsewhere(client: httpx.Client) -> None:

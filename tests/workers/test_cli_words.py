@@ -21,12 +21,12 @@ from workers.blockers import Blocker
 from workers.cli.failures import explain
 from workers.cli.options import pairs
 from workers.cli.processes import COLUMNS
-from workers.cli.schedules import _fires
 from workers.cli.tables import printable
 from workers.delivery import BrokerAway
 from workers.life import Life, why, word
 from workers.moments import moment, span, when
 from workers.settings import BadSettings
+from workers.timetable import ahead
 
 NOW = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
 RUN: dict[str, Any] = {
@@ -161,12 +161,13 @@ def test_what_came_from_outside_cannot_steer_a_terminal(text: str) -> None:
 
 
 def test_a_preview_marks_where_the_clock_moves_and_which_days_are_left_out() -> None:
-    year = list(islice(_fires(cron("0 12 * * *", zone="Europe/Berlin")), 730))
-    assert 3 <= sum(fire["note"] == "the clock has moved" for fire in year) <= 4
-    third = year[2]["fire_at"]
-    holidays = {third.date()}
-    few = list(islice(_fires(cron("0 12 * * *", zone="Europe/Berlin", excluding=holidays)), 4))
-    assert [fire["fire_at"] for fire in few if fire["note"] and "left out" in fire["note"]] == [third]
+    now = datetime(2026, 11, 25, tzinfo=UTC)
+    year = list(islice(ahead(cron("0 12 * * *", zone="Europe/Berlin"), now), 365))
+    moved = [fire.local[:14] for fire in year if fire.note == "the clock has moved"]
+    assert moved == ["Sun 2027-03-28", "Sun 2027-10-31"]
+    third = year[2].fire_at
+    few = list(islice(ahead(cron("0 12 * * *", zone="Europe/Berlin", excluding={third.date()}), now), 4))
+    assert [fire.fire_at for fire in few if fire.note == "left out"] == [third]
 
 
 @pytest.mark.parametrize(

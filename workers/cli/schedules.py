@@ -1,17 +1,13 @@
 """Schedules: when they fire next, what their slots became and why, holding them back, firing one by hand."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Annotated, Any
-from zoneinfo import ZoneInfo
+from typing import Annotated
 
 import typer
-from sqlalchemy import select, true
 
 import jobs
-from jobs import FirePolicy, Rule, UnknownJob
-from models import Slot
+from jobs import Rule, UnknownJob
 from workers import actions, timetable
 from workers.actions import HOLDS
 from workers.cli import holding, rules
@@ -19,7 +15,6 @@ from workers.cli.opening import acting, reading
 from workers.cli.options import AsJson, Before, By, DryRun, Limit, Reason, Until
 from workers.cli.tables import print_json, show
 from workers.moments import exactly, span
-from workers.timetable import ScheduleView
 
 app = typer.Typer(name="schedules", help="List, explain, make, change, pause and fire schedules.")
 
@@ -33,38 +28,22 @@ COLUMNS = {
     "last fire": lambda row: row.last_fire_at,
     "became": lambda row: row.last_outcome,
     "run": lambda row: f"{row.last_run_id} {row.last_run_state or ''}" if row.last_run_id else None,
-    "besides": lambda row: "; ".join(_besides(row)) or None,
+    "besides": lambda row: "; ".join(timetable.besides(row)) or None,
 }
 SLOT_COLUMNS = {
-    "schedule": lambda row: row["schedule"],
-    "fire": lambda row: exactly(row["fire_at"]),
-    "became": lambda row: row["outcome"],
-    "run": lambda row: str(row["run_id"]) if row["run_id"] else None,
-    "late": lambda row: span(max(0.0, (row["recorded_at"] - row["fire_at"]).total_seconds())),
-    "why": lambda row: row["note"],
+    "schedule": lambda row: row.schedule,
+    "fire": lambda row: exactly(row.fire_at),
+    "became": lambda row: row.outcome,
+    "run": lambda row: f"{row.run_id} {row.run_state or ''}" if row.run_id else None,
+    "late": lambda row: span(row.late),
+    "why": lambda row: row.note,
 }
 FIRE_COLUMNS = {
-    "fire (UTC)": lambda row: exactly(row["fire_at"]),
-    "on the wall": lambda row: row["local"],
-    "distance": lambda row: row["fire_at"],
-    "note": lambda row: row["note"],
+    "fire (UTC)": lambda row: exactly(row.fire_at),
+    "on the wall": lambda row: row.local,
+    "distance": lambda row: row.fire_at,
+    "note": lambda row: row.note,
 }
-
-
-def _besides(row: ScheduleView) -> Iterator[str]:
-    """Yield what is out of the ordinary about a schedule."""
-    if row.retired_at:
-        yield "retired"
-    if row.paused_at:
-        yield f"paused by {row.paused_by}" + (f" until {exactly(row.paused_until)}" if row.paused_until else "")
-    if row.declared_rule is None:
-        yield f"made by {row.changed_by}"
-    elif row.in_conflict:
-        yield f"changed by {row.changed_by}, and since by the code to {row.declared_rule} ({row.declared_zone}): choose"
-    elif row.replaced_rule is not None:
-        yield f"changed by {row.changed_by}, declared as {row.declared_rule} ({row.declared_zone})"
-    if (row.missed, row.overlap, row.jitter) != ("once", "join", 0):
-        yield f"missed: {row.missed}, overlap: {row.overlap}" + (f", jitter: {row.jitter:g} s" if row.jitter else "")
 
 
 @app.command("list")
@@ -83,7 +62,7 @@ def preview(
     as_json: AsJson = False,
 ) -> None:
     """Show the next fires of a schedule, in UTC and on the wall of its zone."""
-    rows = list(islice(_fires(_rule(name)), count))
+    rows = list(islice(timetable.ahead(_rule(name), datetime.now(UTC)), count))
     show(rows, FIRE_COLUMNS, as_json=as_json, empty="it never fires again")
 
 
@@ -96,12 +75,9 @@ def slots(
     as_json: AsJson = False,
 ) -> None:
     """List recorded slots, newest first: each planned fire has exactly one outcome."""
-    wanted = select(Slot.__table__).where(
-        Slot.schedule == name if name else true(), Slot.id < before if before else true()
-    )
     with reading() as connection:
-        rows = connection.execute(wanted.order_by(Slot.id.desc()).limit(limit)).mappings().all()
-    show([dict(row) for row in rows], SLOT_COLUMNS, as_json=as_json, empty="no slot was recorded yet")
+        rows = timetable.slots(connection, name, before=before, most=limit)
+    show(rows, SLOT_COLUMNS, as_json=as_json, empty="no slot was recorded yet")
 
 
 @app.command()
@@ -157,23 +133,8 @@ def _rule(name: str) -> Rule:
     with reading() as connection:
         row = timetable.schedule(connection, known.name if known else name)
     if row is not None and row.retired_at is None:
-        policy = known.schedule.policy if known and known.schedule else FirePolicy()
-        return jobs.read_rule(row.rule, row.zone, policy)
+        return timetable.rule_of(row)
     rule = jobs.find(name).schedule
     if rule is None:
         raise UnknownJob(f"job {name} has no schedule: `headrace schedules list` shows all")
     return rule
-
-
-def _fires(rule: Rule) -> Iterator[dict[str, Any]]:
-    moment = rule.next_after(datetime.now(UTC))
-    before = datetime.now(ZoneInfo(rule.zone))
-    while moment is not None:
-        local = moment.astimezone(ZoneInfo(rule.zone))
-        notes = {
-            "the clock has moved": local.utcoffset() != before.utcoffset(),
-            "left out": rule.policy.excludes(moment, rule.zone),
-        }
-        note = ", ".join(word for word, so in notes.items() if so) or None
-        yield {"fire_at": moment, "local": local.strftime("%a %Y-%m-%d %H:%M:%S %Z"), "note": note}
-        moment, before = rule.next_after(moment), local
