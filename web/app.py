@@ -36,7 +36,8 @@ def build(runtime: Runtime) -> ASGIApp:
     """
     registry = CollectorRegistry()
     pulse = _pulse(runtime)
-    inbox = Inbox(runtime.settings.core.database_url.get_secret_value())
+    core = runtime.settings.core
+    inbox = Inbox(core.conninfo, connect_args=core.connect_args)
     registry.register(Census(pulse))
     machines = Machines(pulse, registry)
 

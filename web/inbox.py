@@ -8,7 +8,7 @@ away everybody in the batch is told so and nothing is half kept; the next batch 
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -93,10 +93,14 @@ class Inbox:
     Args:
         database_url: Address of the database, `postgresql://...`.
         capacity: Requests that may wait for a commit.
+        connect_args: What psycopg has to know beside the address.
     """
 
-    def __init__(self, database_url: str, *, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self, database_url: str, *, capacity: int = CAPACITY, connect_args: Mapping[str, Any] | None = None
+    ) -> None:
         self._url = database_url
+        self._connect_args = connect_args or {}
         self._capacity = capacity
         self._waiting: deque[_Waiting] = deque()
         self._bytes = 0
@@ -197,7 +201,7 @@ class Inbox:
         return [Kept(found[key].event_id, found[key].fresh and first) for key, first in order]
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        options: dict[str, Any] = {**NOTICE_SILENCE, "connect_timeout": CONNECT_TIMEOUT}
+        options: dict[str, Any] = {**NOTICE_SILENCE, **self._connect_args, "connect_timeout": CONNECT_TIMEOUT}
         return await psycopg.AsyncConnection.connect(
             self._url, autocommit=True, application_name="headrace web inbox", **options
         )

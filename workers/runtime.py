@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import redis
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -86,19 +86,17 @@ class Runtime:
             logs.get().warning("the transactions of blocked jobs end with the process: Postgres is away")
 
     def _connect(self, connections: int, more: int, name: str, idle: float) -> Engine:
-        return create_engine(
-            self.settings.core.sqlalchemy_url,
-            pool_size=connections,
-            max_overflow=more,
-            pool_pre_ping=True,
-            connect_args={
-                **NOTICE_SILENCE,
-                "connect_timeout": CONNECT_TIMEOUT,
-                "application_name": name,
-                "options": f"-c idle_in_transaction_session_timeout={idle * 1000:.0f}"
-                f" -c client_connection_check_interval={NOTICE_DEATH * 1000:.0f}",
-            },
+        core = self.settings.core
+        known = {**NOTICE_SILENCE, **core.connect_args, "connect_timeout": CONNECT_TIMEOUT, "application_name": name}
+        patience = f"idle_in_transaction_session_timeout={idle * 1000:.0f}"
+        if not core.pooled:
+            known["options"] = f"-c {patience} -c client_connection_check_interval={NOTICE_DEATH * 1000:.0f}"
+        engine = create_engine(
+            core.sqlalchemy_url, pool_size=connections, max_overflow=more, pool_pre_ping=True, connect_args=known
         )
+        if core.pooled:  # a session of the server is ours for one transaction only
+            event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(f"SET LOCAL {patience}"))
+        return engine
 
     @cached_property
     def sessions(self) -> sessionmaker[Session]:

@@ -6,6 +6,7 @@ integration none of whose variables is set is simply not there; one that is half
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -18,6 +19,9 @@ from workers import delivery, redis_servers
 from workers.address import Address
 
 Model = TypeVar("Model", bound=BaseModel)
+
+#: The option of a database's address that says it is one of PgBouncer's, as other libraries spell it too.
+PGBOUNCER = re.compile(r"(?<=[?&])pgbouncer=true(?:&|$)")
 
 
 class BadSettings(Exception):  # noqa: N818 - reads as what it is in a message
@@ -78,9 +82,25 @@ class Database(BaseModel):
     database_url: Postgres = Field(description="PostgreSQL 18 or newer, postgresql://user:password@host:5432/name")
 
     @property
+    def pooled(self) -> bool:
+        """Whether a pooler lets transactions take turns on the server's connections."""
+        return PGBOUNCER.search(self.database_url.get_secret_value()) is not None
+
+    @property
+    def conninfo(self) -> str:
+        """Address of the database for psycopg."""
+        url = self.database_url.get_secret_value()
+        return PGBOUNCER.sub("", url).rstrip("?&") if self.pooled else url
+
+    @property
     def sqlalchemy_url(self) -> str:
         """Address of the database for SQLAlchemy with psycopg."""
-        return "postgresql+psycopg://" + self.database_url.get_secret_value().partition("://")[2]
+        return "postgresql+psycopg://" + self.conninfo.partition("://")[2]
+
+    @property
+    def connect_args(self) -> dict[str, Any]:
+        """What psycopg has to know beside the address: a prepared statement stays on one connection of the server."""
+        return {"prepare_threshold": None} if self.pooled else {}
 
 
 class Core(Database):
@@ -131,14 +151,14 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     return Settings(core, configured)
 
 
-def database(environment: Mapping[str, str] | None = None) -> str:
-    """Read the address of the database alone, for SQLAlchemy.
+def database(environment: Mapping[str, str] | None = None) -> Database:
+    """Read the address of the database alone.
 
     Raises:
         BadSettings: If it is missing or malformed.
     """
     found = os.environ if environment is None else environment
-    return _read(Database, {"database_url": "DATABASE_URL"}, found).sqlalchemy_url
+    return _read(Database, {"database_url": "DATABASE_URL"}, found)
 
 
 def variables() -> dict[str, str]:

@@ -11,11 +11,12 @@ from sqlalchemy import Engine, text
 
 import jobs
 import scheduler
-from tests.workers import rows
+from tests.workers import pgbouncer, rows
 from tests.workers.members import Members
 from workers import slots
 
 TICKS = "SELECT fire_at, outcome, run_id FROM slots WHERE schedule LIKE '%.tick' ORDER BY fire_at"
+SERVED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'scheduler'"
 COUNT = "SELECT count(*) FROM slots WHERE schedule LIKE '%.tick'"
 
 
@@ -40,6 +41,26 @@ def test_two_schedulers_record_every_slot_once_although_one_is_killed(
     # Which of them got the run is known only where a scheduler was quick enough to meet each fire alone.
     assert Counter(slot.outcome for slot in found) == {"ran": 1, "coalesced": len(found) - 1}
     assert {slot.run_id for slot in found} == {rows.one(engine, "SELECT id FROM runs WHERE job LIKE '%.tick'")}
+
+
+def test_two_schedulers_behind_a_pooler_record_every_slot_once(
+    engine: Engine, variables: dict[str, str], tmp_path: Path
+) -> None:
+    """PgBouncer gives them a connection of the server for one transaction at a time, and both share two of them."""
+    with pgbouncer.running(variables["DATABASE_URL"], tmp_path) as pooled:
+        behind = Members(tmp_path, variables | {"DATABASE_URL": pooled + "?pgbouncer=true"})
+        try:
+            first, second = (behind.start("tests.workers.trial_scheduler") for _ in range(2))
+            rows.until(lambda: rows.one(engine, COUNT) >= 3, 60, why=first.said() + second.said())
+            first.kill()
+            rows.until(lambda: rows.one(engine, COUNT) >= 8, why=second.said())
+            assert rows.one(engine, SERVED) <= pgbouncer.CONNECTIONS
+        finally:
+            behind.close()
+    assert "waits for Postgres" not in first.said() + second.said()
+    seconds = "SELECT extract(epoch FROM max(fire_at) - min(fire_at)) + 1 FROM slots WHERE schedule LIKE '%.tick'"
+    assert rows.one(engine, COUNT) == rows.one(engine, seconds)
+    assert rows.one(engine, "SELECT count(*) FROM runs WHERE job LIKE '%.tick'") == 1
 
 
 def test_a_scheduler_that_freezes_in_the_middle_of_its_transaction_delays_a_fire_by_a_known_time(

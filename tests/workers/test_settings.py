@@ -163,7 +163,20 @@ def test_an_address_of_several_hosts_is_taken_apart() -> None:
 def test_the_address_of_the_database_names_the_driver() -> None:
     for scheme in ("postgresql", "postgres"):
         found = settings.load(GOOD | {"DATABASE_URL": f"{scheme}://headrace:hunter2@db:5432/headrace"})
+        assert not found.core.pooled
         assert found.core.sqlalchemy_url == "postgresql+psycopg://headrace:hunter2@db:5432/headrace"
+
+
+@pytest.mark.parametrize(
+    "query", ["?pgbouncer=true", "?sslmode=require&pgbouncer=true", "?pgbouncer=true&sslmode=require"]
+)
+def test_the_address_of_a_pooler_says_so_and_psycopg_does_not_hear_of_it(query: str) -> None:
+    address = "postgresql://headrace:pgbouncer=true@db:6432/headrace" + query.format("pgbouncer=true")
+    core = settings.load(GOOD | {"DATABASE_URL": address}).core
+    assert core.pooled
+    assert core.connect_args == {"prepare_threshold": None}
+    assert core.conninfo.partition("?")[0] == "postgresql://headrace:pgbouncer=true@db:6432/headrace"
+    assert core.conninfo.partition("?")[2] in {"", "sslmode=require"}
 
 
 def test_every_variable_has_a_line_in_the_example_and_every_line_is_read() -> None:

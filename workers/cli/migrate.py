@@ -10,7 +10,10 @@ from workers.runtime import CONNECT_TIMEOUT
 
 def migrate() -> None:
     """Bring the database to the newest revision; says from which to which."""
-    engine = create_engine(settings.database(), connect_args={"connect_timeout": CONNECT_TIMEOUT})
+    database = settings.database()
+    engine = create_engine(
+        database.sqlalchemy_url, connect_args={**database.connect_args, "connect_timeout": CONNECT_TIMEOUT}
+    )
     with engine.begin() as connection:
         before, after = migrations.upgrade(connection)
     engine.dispose()
