@@ -34,15 +34,16 @@ class Clock:
 
     Args:
         engine: The database.
+        presence: This process among the others.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, presence: Presence) -> None:
         self._engine = engine
         self._ticking = BackgroundScheduler(
             timezone="UTC", job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1}
         )
         self._ticking.add_job(self._look, IntervalTrigger(seconds=SWEEP), id="look", next_run_time=datetime.now(UTC))
-        self._ticking.add_job(declare, IntervalTrigger(seconds=DECLARE), args=[engine], id="declare")
+        self._ticking.add_job(declare, IntervalTrigger(seconds=DECLARE), args=[engine, presence], id="declare")
 
     def start(self) -> None:
         """Begin to look."""
@@ -90,11 +91,11 @@ def _tell(fired: list[Fired]) -> None:
         logs.get().info("more slots recorded", schedules=len(fired) - TOLD, late=round(latest, 3))
 
 
-def declare(engine: Engine) -> bool:
+def declare(engine: Engine, presence: Presence) -> bool:
     """Bring the schedules in line with the code; tell whether the database was there to do so."""
     try:
         with engine.begin() as connection:
-            conflicts = declaring.declare(connection, jobs.all_jobs().values())
+            conflicts = declaring.declare(connection, jobs.all_jobs().values(), presence.id)
     except SQLAlchemyError as error:
         logs.get().warning("the scheduler waits for Postgres", reason=str(error).splitlines()[0])
         return False
@@ -108,9 +109,9 @@ def main() -> None:
     stopping = stop_signal()
     with enter("scheduler") as runtime:
         presence = Presence(runtime.machinery, "scheduler", jobs=list(jobs.all_jobs())).start(stopping)
-        while not stopping.is_set() and not declare(runtime.machinery):
+        while not stopping.is_set() and not declare(runtime.machinery, presence):
             stopping.wait(1.0)
-        clock = Clock(runtime.machinery)
+        clock = Clock(runtime.machinery, presence)
         clock.start()
         stopping.wait()
         clock.stop()

@@ -1,7 +1,8 @@
 """Bringing the schedules' rows in line with the code, at each start of a scheduler and once a minute.
 
-What the code declares is added or changed, and what no living scheduler has in its code is retired: during a deploy an
-older one may still know what the newest does not, or not know the newest. Each of these has its line in the audit.
+What the code declares is added or changed, and what no living scheduler has in its code is retired. During a deploy
+schedulers of two releases live side by side: each adds what is missing, and where they differ the youngest process
+decides, so a rule does not change back and forth. Each of these has its line in the audit.
 A rule that an operator gave stays; if the code has changed meanwhile, the row shows both until somebody chooses.
 In the ordinary case nothing differs, and one statement reads the rows.
 """
@@ -15,9 +16,17 @@ from sqlalchemy import Connection, text
 from jobs import Job, Rule
 from workers.process import STALE_AFTER
 
+#: Seconds after the last sign of life of a scheduler that did not say goodbye, until what only its code has is retired.
+RETIRE_AFTER = 300
+
 KEPT = text("""
     SELECT name, declared_rule AS rule, declared_zone AS zone, missed, overlap, jitter FROM schedules
     WHERE name = ANY(:names) AND retired_at IS NULL
+""")
+YOUNGEST = text("""
+    SELECT NOT EXISTS (
+        SELECT 1 FROM processes WHERE kind = 'scheduler' AND stopped_at IS NULL AND id > :me
+            AND heartbeat_at > now() - :stale * interval '1 second')
 """)
 DECLARE = text("""
     WITH declared AS (
@@ -83,26 +92,29 @@ CONFLICTS = text("""
 """)
 
 
-def declare(connection: Connection, declared: Iterable[Job[Any]]) -> list[str]:
+def declare(connection: Connection, declared: Iterable[Job[Any]], me: int = 0) -> list[str]:
     """Bring the rows in line with the code; return the schedules that both an operator and the code have changed.
 
     Args:
         connection: The caller's transaction.
         declared: All jobs.
+        me: Id of this process among the schedulers.
     """
     scheduled = {job.name: job for job in declared if job.schedule is not None}
     for job in scheduled.values():
         if job.formerly:
             _rename(connection, job)
-    _write(connection, {name: job.schedule for name, job in scheduled.items() if job.schedule is not None})
-    connection.execute(RETIRE, {"names": list(scheduled), "stale": STALE_AFTER})
+    _write(connection, {name: job.schedule for name, job in scheduled.items() if job.schedule is not None}, me)
+    connection.execute(RETIRE, {"names": list(scheduled), "stale": RETIRE_AFTER})
     return list(connection.execute(CONFLICTS).scalars())
 
 
-def _write(connection: Connection, rules: dict[str, Rule]) -> None:
-    """Add what is not there and change what is otherwise."""
+def _write(connection: Connection, rules: dict[str, Rule], me: int) -> None:
+    """Add what is not there; change what is otherwise if nobody younger knows better."""
     kept = {row["name"]: dict(row) for row in connection.execute(KEPT, {"names": list(rules)}).mappings()}
     differing = [facts for name in sorted(rules) if kept.get(name) != (facts := _facts(name, rules[name]))]
+    if differing and not connection.execute(YOUNGEST, {"me": me, "stale": STALE_AFTER}).scalar():
+        differing = [facts for facts in differing if facts["name"] not in kept]
     if not differing:
         return
     now = connection.execute(text("SELECT now()")).scalar_one()

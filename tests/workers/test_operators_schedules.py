@@ -47,10 +47,10 @@ def do(engine: Engine) -> Doing:
     return act
 
 
-def deploy(connection: Connection, **changed: Any) -> list[str]:
+def deploy(connection: Connection, me: int = 0, **changed: Any) -> list[str]:
     """Start a scheduler whose code declares the job otherwise."""
     registry._registry[NAME] = replace(registry._registry[NAME], **changed)
-    return declaring.declare(connection, jobs.all_jobs().values())
+    return declaring.declare(connection, jobs.all_jobs().values(), me)
 
 
 def row(engine: Engine, name: str = NAME) -> Any:
@@ -244,9 +244,25 @@ def test_a_schedule_is_retired_when_no_living_scheduler_has_it_in_its_code(engin
     rows.change(engine, older, name=NAME)
     do(deploy, schedule=None)
     assert row(engine).retired_at is None
-    rows.change(engine, "UPDATE processes SET heartbeat_at = now() - interval '1 min'")
+    rows.change(engine, "UPDATE processes SET heartbeat_at = now() - interval '1 h'")
     do(deploy)
     assert row(engine).retired_at is not None
+
+
+def test_of_schedulers_of_two_releases_the_youngest_decides_about_a_rule_and_each_adds_what_is_missing(
+    engine: Engine, do: Doing
+) -> None:
+    with engine.begin() as connection:
+        old, new = (rows.enter(connection, "scheduler") for _ in range(2))
+    do(deploy, me=new, schedule=cron("0 3 * * *"))
+    do(deploy, me=old, schedule=HOURLY)
+    assert row(engine).rule == "cron 0 3 * * *"
+    rows.change(engine, "UPDATE schedules SET retired_at = now()")
+    do(deploy, me=old)
+    assert (row(engine).rule, row(engine).retired_at) == ("every 1 h", None)
+    rows.change(engine, "UPDATE processes SET stopped_at = now() WHERE id = :new", new=new)
+    do(deploy, me=old, schedule=every(hours=2))
+    assert row(engine).rule == "every 2 h"
 
 
 def test_fires_of_a_paused_queue_share_one_run_whatever_the_policy_is(engine: Engine, do: Doing) -> None:

@@ -14,6 +14,7 @@ import scheduler
 from tests.workers import pgbouncer, rows
 from tests.workers.members import Members
 from workers import slots
+from workers.process import Presence
 
 TICKS = "SELECT fire_at, outcome, run_id FROM slots WHERE schedule LIKE '%.tick' ORDER BY fire_at"
 SERVED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'scheduler'"
@@ -87,7 +88,7 @@ def test_a_scheduler_that_freezes_in_the_middle_of_its_transaction_delays_a_fire
 
 def test_the_distance_to_the_next_fire_is_measured_by_the_clock_of_the_database(engine: Engine) -> None:
     jobs.load()
-    assert scheduler.declare(engine)
+    assert scheduler.declare(engine, Presence(engine, "scheduler"))
     rows.change(engine, "UPDATE schedules SET next_fire_at = now() + interval '1 h'")
     assert 3_500 < (scheduler.take(engine) or 0) < 3_600
     rows.change(engine, "UPDATE schedules SET next_fire_at = now() + interval '2 s' WHERE name = 'maintenance.prune'")
