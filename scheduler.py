@@ -79,7 +79,7 @@ def _take_some(engine: Engine) -> bool:
     with engine.begin() as connection:
         fired = slots.take_due(connection)
     _tell(fired)
-    return len(fired) == slots.TOGETHER
+    return bool(fired)
 
 
 def _tell(fired: list[Fired]) -> None:
@@ -104,11 +104,15 @@ def declare(engine: Engine, presence: Presence) -> bool:
     return True
 
 
+def _scheduled() -> list[str]:
+    return [job.name for job in jobs.all_jobs().values() if job.schedule is not None]
+
+
 def main() -> None:
     """Keep time until stopped."""
     stopping = stop_signal()
     with enter("scheduler") as runtime:
-        presence = Presence(runtime.machinery, "scheduler", jobs=list(jobs.all_jobs())).start(stopping)
+        presence = Presence(runtime.machinery, "scheduler", jobs=_scheduled()).start(stopping)
         while not stopping.is_set() and not declare(runtime.machinery, presence):
             stopping.wait(1.0)
         clock = Clock(runtime.machinery, presence)

@@ -38,7 +38,7 @@ class Notice:
     @property
     def headline(self) -> str:
         """A few words for a subject line."""
-        return f"{'Resolved' if self.resolved_at else 'Alert'}: {self.kind}, {self.subject}"
+        return " ".join(f"{'Resolved' if self.resolved_at else 'Alert'}: {self.kind}, {self.subject}".split())
 
     @property
     def body(self) -> str:

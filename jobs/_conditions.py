@@ -64,12 +64,18 @@ _HELD_RUN = """
     EXISTS (SELECT 1 FROM pauses p WHERE p.paused_at IS NOT NULL
             AND p.job IN ('', w.job) AND p.key IN ('', coalesce(w.key, '')))
 """
+# A run that waits for its turn behind another one of its key, or for room under the limit of its job, is not late: what
+# holds it back is at work, and no worker would help.
+_IN_TURN = """
+    EXISTS (SELECT 1 FROM runs b WHERE b.job = w.job AND b.key = w.key
+            AND (b.state IN ('queued', 'running') OR b.state = 'waiting' AND b.attempt > 0))
+"""
 _OLDEST = f"""
     (SELECT w.due_at FROM (
         SELECT job, key, due_at FROM runs
         WHERE state = 'waiting' AND key IS {{keyed}} AND queue = q.name AND priority = level
         ORDER BY due_at, id LIMIT :most) AS w
-     WHERE NOT {_HELD_RUN} ORDER BY w.due_at LIMIT 1)
+     WHERE NOT {_HELD_RUN} AND NOT {_IN_TURN} ORDER BY w.due_at LIMIT 1)
 """
 _QUEUES = "SELECT unnest(CAST(:queues AS text[])) AS name UNION SELECT name FROM queues"
 LATE = text(f"""

@@ -38,7 +38,7 @@ MOST_EACH = 1_000
 #: Seconds.
 MOST_JITTER = 86_400
 NO_DAYS: frozenset[date] = frozenset()
-EACH = re.compile(r"each (\d{1,4})(?: within (\d{1,9}(?:\.\d+)?) s)?")
+EACH = re.compile(r"each (\d{1,4})(?: within (\d{1,12}(?:\.\d{1,6})?) s)?")
 
 
 class BadRule(ValueError):  # noqa: N818 - reads as what it is in a message
@@ -70,7 +70,8 @@ class Missed:
         """The policy as people write and read it."""
         if self.folded or not self.most:
             return "once" if self.folded else "skip"
-        return f"each {self.most}" + (f" within {self.within:g} s" if math.isfinite(self.within) else "")
+        within = f"{self.within:.6f}".rstrip("0").rstrip(".")
+        return f"each {self.most}" + (f" within {within} s" if math.isfinite(self.within) else "")
 
 
 ONCE = Missed(1, folded=True)
@@ -89,9 +90,9 @@ def each(*, most: int, within: float = math.inf) -> Missed:
     """
     if not 1 <= most <= MOST_EACH:
         raise BadRule(f"{most} missed fires cannot be made up for: give 1 to {MOST_EACH}")
-    if not within > 0:
+    if not within >= 1:
         raise BadRule(f"missed fires of the last {within:g} s are none: give a longer time, or SKIP")
-    return Missed(most, within)
+    return Missed(most, round(within, 6))
 
 
 def read_missed(text: str) -> Missed:

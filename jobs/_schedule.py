@@ -23,11 +23,13 @@ from cronsim import CronSim, CronSimError
 from jobs._fire_policy import MAKE_IT_SO, BadRule, FirePolicy, Policies
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: Between these a moment may lie; arithmetic at the ends of the calendar leads out of it.
+FIRST, LAST = EPOCH, datetime(3000, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 #: Units that an interval is shown in, largest first, with their seconds.
 UNITS = {"d": 86_400, "h": 3_600, "min": 60, "m": 60, "s": 1}
 INTERVAL = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?(d|h|min|m|s)")
-SHORTEST = timedelta(seconds=1)
+SHORTEST, LONGEST = timedelta(seconds=1), timedelta(days=36_500)
 
 
 class Rule(Protocol):
@@ -45,8 +47,11 @@ class Rule(Protocol):
     def zone(self) -> str:
         """IANA name of the zone it is read in."""
 
+    def after(self, moment: datetime) -> Iterator[datetime]:
+        """Yield the fires strictly after `moment`, in order and in UTC; it may never end."""
+
     def next_after(self, moment: datetime) -> datetime | None:
-        """Return the first fire strictly after `moment`, in UTC; None if it never fires again."""
+        """Return the first of them; None if it never fires again."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,12 @@ class Every:
         unit = next(whole, "s")
         return f"every {Decimal(micros) / (UNITS[unit] * 1_000_000):f} {unit}"
 
+    def after(self, moment: datetime) -> Iterator[datetime]:
+        fire = self.next_after(moment)
+        while True:
+            yield fire
+            fire += self.interval
+
     def next_after(self, moment: datetime) -> datetime:
         return EPOCH + self.interval * ((moment - EPOCH) // self.interval + 1)
 
@@ -80,8 +91,14 @@ class Cron:
     def text(self) -> str:
         return f"cron {self.expression}"
 
+    def after(self, moment: datetime) -> Iterator[datetime]:
+        for fire in self._from(moment.astimezone(ZoneInfo(self.zone))):
+            if fire > moment:  # several that fall into one gap fire once
+                yield fire
+                moment = fire
+
     def next_after(self, moment: datetime) -> datetime:
-        fire = next((fire for fire in self._from(moment.astimezone(ZoneInfo(self.zone))) if fire > moment), None)
+        fire = next(self.after(moment), None)
         if fire is None:
             raise BadRule(f"the cron rule {self.expression!r} never fires")
         return fire
@@ -107,8 +124,11 @@ class At:
     def text(self) -> str:
         return f"at {self.moment.astimezone(ZoneInfo(self.zone)).isoformat()}"
 
+    def after(self, moment: datetime) -> Iterator[datetime]:
+        return iter([self.moment] if moment < self.moment else [])
+
     def next_after(self, moment: datetime) -> datetime | None:
-        return self.moment if moment < self.moment else None
+        return next(self.after(moment), None)
 
 
 def every(*, hours: float = 0, minutes: float = 0, seconds: float = 0, **policies: Unpack[Policies]) -> Every:
@@ -127,9 +147,7 @@ def every(*, hours: float = 0, minutes: float = 0, seconds: float = 0, **policie
         interval = timedelta(hours=hours, minutes=minutes, seconds=seconds)
     except (ValueError, OverflowError):
         raise BadRule("the interval cannot be read: give a number of hours, minutes or seconds") from None
-    if interval < SHORTEST:
-        raise BadRule(f"an interval of {interval.total_seconds():g} s is too short: use one second or more")
-    return Every(interval, policy=FirePolicy(**policies))
+    return Every(_bounded(interval), policy=FirePolicy(**policies))
 
 
 def cron(expression: str, *, zone: str = "UTC", **policies: Unpack[Policies]) -> Cron:
@@ -182,12 +200,12 @@ def read(text: str, zone: str, policy: FirePolicy = MAKE_IT_SO) -> Rule:
 
 def fires(rule: Rule, after: datetime, until: datetime) -> tuple[list[datetime], datetime | None]:
     """Return the fires with `after` < fire <= `until`, in order, and the one that follows."""
-    found = []
-    moment = rule.next_after(after)
-    while moment is not None and moment <= until:
+    found: list[datetime] = []
+    for moment in rule.after(after):
+        if moment > until:
+            return found, moment
         found.append(moment)
-        moment = rule.next_after(moment)
-    return found, moment
+    return found, None
 
 
 def newest(rule: Rule, first: datetime, until: datetime, most: int) -> tuple[list[datetime], datetime | None]:
@@ -209,12 +227,18 @@ def _interval(typed: str) -> timedelta:
     spelled = INTERVAL.fullmatch(typed.strip())
     if spelled is None:
         raise BadRule(f"{typed!r} is no interval: write 90 s, 15 min, 2 h or 1 d")
-    try:
-        interval = timedelta(microseconds=int(Decimal(spelled[1]) * UNITS[spelled[2]] * 1_000_000))
-    except OverflowError:
-        raise BadRule(f"an interval of {typed} is too long") from None
+    # Large enough for what is refused, and small enough for a timedelta.
+    micros = min(Decimal(spelled[1]) * UNITS[spelled[2]] * 1_000_000, Decimal(10) ** 18)
+    interval = timedelta(microseconds=int(micros))
+    return _bounded(interval)
+
+
+def _bounded(interval: timedelta) -> timedelta:
+    seconds = interval.total_seconds()
     if interval < SHORTEST:
-        raise BadRule(f"an interval of {typed} is too short: use one second or more")
+        raise BadRule(f"an interval of {seconds:g} s is too short: use one second or more")
+    if interval > LONGEST:
+        raise BadRule(f"an interval of {seconds:g} s is too long: use {LONGEST.days} days or less")
     return interval
 
 
@@ -233,9 +257,12 @@ def _moment(typed: str, zone: str) -> datetime:
     _check_zone(zone)
     try:
         spelled = datetime.fromisoformat(typed.strip())
-        return (_on_the_wall(spelled, ZoneInfo(zone)) if spelled.tzinfo is None else spelled).astimezone(UTC)
+        moment = (_on_the_wall(spelled, ZoneInfo(zone)) if spelled.tzinfo is None else spelled).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise BadRule(f"{typed!r} is no date and time such as 2026-12-01T08:00: {error}") from None
+    if not FIRST <= moment < LAST:
+        raise BadRule(f"{typed!r} is too far away: it has to lie between {FIRST.year} and {LAST.year}")
+    return moment
 
 
 def _on_the_wall(naive: datetime, zone: tzinfo | None) -> datetime:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Identity, func
+from sqlalchemy import Identity, Index, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models._base import Base
@@ -13,6 +13,7 @@ class AuditEntry(Base):
     """One action of one operator."""
 
     __tablename__ = "audit"
+    __table_args__ = (Index("audit_of", "target", "at"),)
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     at: Mapped[datetime] = mapped_column(server_default=func.now())

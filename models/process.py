@@ -25,7 +25,7 @@ class Process(Base):
     version: Mapped[str]
     #: Queues a worker serves; empty for other kinds.
     queues: Mapped[list[str]] = mapped_column(ARRAY(TEXT), server_default="{}")
-    #: Names of the jobs that the code of a worker or scheduler has, a worker's former names too.
+    #: Names of the jobs that a worker's code has, former names too; of a scheduler, of those with a schedule.
     jobs: Mapped[list[str]] = mapped_column(ARRAY(TEXT), server_default="{}")
     threads: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -45,7 +45,7 @@ LOOK = text(f"""
     SELECT c.queue, home.finished_at AS returned_at, home.result,
            extract(epoch FROM home.finished_at - home.slot_at)::float8 AS seconds,
            missing.created_at AS missing_since, last.id AS run_id, last.state, last.error,
-           s.name IS NOT NULL AS declared, s.next_fire_at,
+           s.next_fire_at,
            coalesce(s.paused_at, p.paused_at) AS paused_at, coalesce(s.paused_by, p.paused_by) AS paused_by,
            CASE WHEN s.paused_at IS NOT NULL THEN 'schedules' WHEN p.paused_at IS NOT NULL THEN 'jobs' END AS paused_as,
            (SELECT max(at) FROM resumed WHERE target IN (c.queue, c.name)) AS resumed_at
@@ -85,8 +85,7 @@ class CanaryView:
     run_id: int | None
     state: str | None
     error: str | None
-    #: A scheduler knows the schedule, and when it fires next.
-    declared: bool
+    #: When it fires next; empty before a scheduler has declared it.
     next_fire_at: datetime | None
     paused_at: datetime | None
     paused_by: str | None
@@ -158,7 +157,7 @@ def _complete_since(queue: str, processes: Iterable[ProcessView]) -> datetime | 
 def _awaited_since(view: CanaryView, complete: datetime) -> datetime | None:
     """Return since when the next canary is awaited; in the future when all are back, None when none will come."""
     first = view.missing_since or view.next_fire_at
-    if first is None and view.declared:
+    if first is None:  # no scheduler of this release lives yet, or its schedule fires no more
         return None
     return max(moment for moment in (first, complete, view.resumed_at) if moment is not None)
 

@@ -1,8 +1,8 @@
 """Bringing the schedules' rows in line with the code, at each start of a scheduler and once a minute.
 
 What the code declares is added or changed, and what no living scheduler has in its code is retired. During a deploy
-schedulers of two releases live side by side: each adds what is missing, and where they differ the youngest process
-decides, so a rule does not change back and forth. Each of these has its line in the audit.
+schedulers of two releases live side by side: the youngest process decides, so that nothing changes back and forth.
+Each of these has its line in the audit.
 A rule that an operator gave stays; if the code has changed meanwhile, the row shows both until somebody chooses.
 In the ordinary case nothing differs, and one statement reads the rows.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from jobs import Job, Rule
+from jobs import Job, Rule, read_rule
 from workers.process import STALE_AFTER
 
 #: Seconds after the last sign of life of a scheduler that did not say goodbye, until what only its code has is retired.
@@ -25,8 +25,9 @@ KEPT = text("""
 """)
 YOUNGEST = text("""
     SELECT NOT EXISTS (
-        SELECT 1 FROM processes WHERE kind = 'scheduler' AND stopped_at IS NULL AND id > :me
-            AND heartbeat_at > now() - :stale * interval '1 second')
+        SELECT 1 FROM processes p
+        WHERE p.kind = 'scheduler' AND p.stopped_at IS NULL AND p.heartbeat_at > now() - :stale * interval '1 second'
+            AND p.started_at > (SELECT started_at FROM processes WHERE id = :me))
 """)
 DECLARE = text("""
     WITH declared AS (
@@ -42,8 +43,8 @@ DECLARE = text("""
             rule = CASE WHEN s.replaced_rule IS NULL THEN excluded.rule ELSE s.rule END,
             zone = CASE WHEN s.replaced_rule IS NULL THEN excluded.zone ELSE s.zone END,
             next_fire_at = CASE
-                WHEN s.replaced_rule IS NOT NULL THEN s.next_fire_at
-                WHEN s.retired_at IS NULL AND s.rule = excluded.rule AND s.zone = excluded.zone THEN s.next_fire_at
+                WHEN s.retired_at IS NULL AND (s.replaced_rule IS NOT NULL
+                    OR s.rule = excluded.rule AND s.zone = excluded.zone) THEN s.next_fire_at
                 ELSE excluded.next_fire_at END
         RETURNING new.name, old.name IS NULL AS added, old.retired_at IS NOT NULL AS returned,
             old.declared_rule || ' (' || old.declared_zone || ')' AS before,
@@ -54,13 +55,16 @@ DECLARE = text("""
         name, 1, jsonb_strip_nulls(jsonb_build_object('before', before, 'after', after))
     FROM declared ORDER BY name
 """)
+# It fires by these, also when it comes back.
+REPLACED = text("SELECT name, rule, zone FROM schedules WHERE name = ANY(:names) AND replaced_rule IS NOT NULL")
+# Who said goodbye left with its last sign of life; who was found dead showed the last one before.
 RETIRE = text("""
     WITH retired AS (
         UPDATE schedules SET retired_at = now()
         WHERE retired_at IS NULL AND declared_rule IS NOT NULL AND name <> ALL(:names) AND NOT EXISTS (
             SELECT 1 FROM processes p
-            WHERE p.kind = 'scheduler' AND p.stopped_at IS NULL AND schedules.name = ANY(p.jobs)
-                AND p.heartbeat_at > now() - :stale * interval '1 second')
+            WHERE p.kind = 'scheduler' AND (p.stopped_at IS NULL OR p.stopped_at > p.heartbeat_at)
+                AND schedules.name = ANY(p.jobs) AND p.heartbeat_at > now() - :stale * interval '1 second')
         RETURNING name
     )
     INSERT INTO audit (actor, action, target, count) SELECT 'the code', 'schedules retire', name, 1 FROM retired
@@ -101,23 +105,24 @@ def declare(connection: Connection, declared: Iterable[Job[Any]], me: int = 0) -
         me: Id of this process among the schedulers.
     """
     scheduled = {job.name: job for job in declared if job.schedule is not None}
-    for job in scheduled.values():
-        if job.formerly:
-            _rename(connection, job)
-    _write(connection, {name: job.schedule for name, job in scheduled.items() if job.schedule is not None}, me)
+    if connection.execute(YOUNGEST, {"me": me, "stale": STALE_AFTER}).scalar():
+        for job in scheduled.values():
+            if job.formerly:
+                _rename(connection, job)
+        _write(connection, {name: job.schedule for name, job in scheduled.items() if job.schedule is not None})
     connection.execute(RETIRE, {"names": list(scheduled), "stale": RETIRE_AFTER})
     return list(connection.execute(CONFLICTS).scalars())
 
 
-def _write(connection: Connection, rules: dict[str, Rule], me: int) -> None:
-    """Add what is not there; change what is otherwise if nobody younger knows better."""
+def _write(connection: Connection, rules: dict[str, Rule]) -> None:
+    """Add what is not there and change what is otherwise."""
     kept = {row["name"]: dict(row) for row in connection.execute(KEPT, {"names": list(rules)}).mappings()}
     differing = [facts for name in sorted(rules) if kept.get(name) != (facts := _facts(name, rules[name]))]
-    if differing and not connection.execute(YOUNGEST, {"me": me, "stale": STALE_AFTER}).scalar():
-        differing = [facts for facts in differing if facts["name"] not in kept]
     if not differing:
         return
     now = connection.execute(text("SELECT now()")).scalar_one()
+    replaced = connection.execute(REPLACED, {"names": [facts["name"] for facts in differing]})
+    rules = rules | {row.name: read_rule(row.rule, row.zone) for row in replaced}
     for facts in differing:
         first = rules[facts["name"]].next_after(now)
         facts["next_fire_at"] = first and first.isoformat()

@@ -70,7 +70,7 @@ class Plan:
 
     def starts(self, moment: datetime) -> datetime | None:
         """Return when the run of a fire is due; None for at once."""
-        return self.policy.starts(self.name, moment) if self.policy.jitter else None
+        return max(self.policy.starts(self.name, moment), self.now) if self.policy.jitter else None
 
     def _without_run(self, moment: datetime) -> Recorded | None:
         if self.paused is not None and (self.paused[0] is None or moment < self.paused[0]):

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
 from threading import Event, Thread
 from typing import Self
@@ -29,8 +30,9 @@ BEAT = 3.0
 STALE_AFTER = 15.0
 
 ENTER = text("""
-    INSERT INTO processes (kind, host, pid, version, queues, jobs, threads, clock_skew)
-    VALUES (:kind, :host, :pid, :version, :queues, :jobs, :threads, :skew) RETURNING id
+    INSERT INTO processes (kind, host, pid, version, queues, jobs, threads, clock_skew, started_at)
+    VALUES (:kind, :host, :pid, :version, :queues, :jobs, :threads, :skew, coalesce(:started_at, now()))
+    RETURNING id, started_at
 """)
 RENEW = text("""
     UPDATE processes SET heartbeat_at = now(), clock_skew = :skew WHERE id = :id AND stopped_at IS NULL RETURNING id
@@ -92,6 +94,8 @@ class Presence:
         self._stopping = Event()
         self._thread = Thread(target=self._beat_forever, name="heartbeat", daemon=True)
         self.id = 0
+        #: By the database's clock; the same under each row that it goes on under.
+        self._started_at: datetime | None = None
 
     def start(self, giving_up: Event | None = None) -> Self:
         """Enter the row and start beating; waits until the database answers. Harmless when it has started already.
@@ -134,8 +138,8 @@ class Presence:
 
     def _enter(self) -> None:
         with self._engine.begin() as connection:
-            facts = self._facts | {"skew": clock_skew(connection)}
-            self.id = int(connection.execute(ENTER, facts).scalar_one())
+            facts = self._facts | {"skew": clock_skew(connection), "started_at": self._started_at}
+            self.id, self._started_at = connection.execute(ENTER, facts).one()
 
     def _beat_forever(self) -> None:
         while not self._stopping.wait(BEAT):

@@ -8,8 +8,9 @@ the number of statements does not depend on how many there are. Each planned fir
 an upstream that it needs is paused, fires share one waiting run whatever the policy is.
 """
 
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -23,10 +24,13 @@ from jobs._fires import Fire, enqueue_fires
 from workers import logs
 from workers.plan import Plan, Recorded, look
 
-#: Schedules taken in one transaction.
+#: Schedules taken in one transaction; fewer when many fires of each are due after a downtime, so that planning takes
+#: no longer than a second, and what is written no longer than the fires below.
 TOGETHER = 1_000
-#: Seconds after which Postgres ends the transaction of a scheduler that was frozen or cut off in its middle: it never
-#: waits for anything, and the others wait for its locks.
+FIRES = 20_000
+PLANNING = 1.0
+#: Seconds after which Postgres ends the transaction of a scheduler that was frozen or cut off in its middle: the others
+#: wait for its locks, and it lets Postgres wait for no longer than its planning.
 IDLE = 5
 
 HURRY = text(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE}s'")
@@ -42,11 +46,14 @@ NEXT = text("""
     SELECT extract(epoch FROM min(next_fire_at) - clock_timestamp())::float8 FROM schedules
     WHERE retired_at IS NULL AND next_fire_at > now()
 """)
-# What was planned within the pause is recorded before: a schedule that another scheduler is firing now is lifted later.
+# What was planned within the pause is recorded before; a schedule of which something is due still is lifted later.
 LIFT = text("""
     WITH lifted AS (
         UPDATE schedules SET paused_at = NULL, paused_by = NULL, reason = NULL, paused_until = NULL
-        WHERE name IN (SELECT name FROM schedules WHERE paused_until <= now() ORDER BY name FOR UPDATE SKIP LOCKED)
+        WHERE name IN (
+            SELECT name FROM schedules
+            WHERE paused_until <= now() AND (next_fire_at IS NULL OR next_fire_at > now() OR retired_at IS NOT NULL)
+            ORDER BY name FOR UPDATE SKIP LOCKED)
         RETURNING name
     )
     INSERT INTO audit (actor, action, target, count) SELECT 'the clock', 'schedules resume', name, 1 FROM lifted
@@ -111,10 +118,10 @@ class Fired:
 
 
 def take_due(connection: Connection) -> list[Fired]:
-    """Record up to `TOGETHER` schedules that are due, in the caller's transaction."""
+    """Record schedules that are due, in the caller's transaction; until nothing comes back there may be more."""
     connection.execute(HURRY)
     due = connection.execute(DUE, {"jobs": list(jobs.names()), "most": TOGETHER}).all()
-    plans = [plan for row in due if (plan := _readable(row)) is not None]
+    plans = list(_planned(due))
     fired = _fire(connection, plans) if plans else []
     connection.execute(LIFT)
     return fired
@@ -124,6 +131,18 @@ def seconds_to_next(connection: Connection) -> float | None:
     """Return the seconds until a schedule is due next, by the database's clock; None if none ever is."""
     seconds: float | None = connection.execute(NEXT).scalar()
     return seconds
+
+
+def _planned(due: Iterable[Any]) -> Iterator[Plan]:
+    """Yield the plans of rows, as many as one transaction takes."""
+    began, fires = time.monotonic(), 0
+    for row in due:
+        plan = _readable(row)
+        if plan is not None:
+            yield plan
+            fires += len(plan.planned)
+        if fires >= FIRES or time.monotonic() - began > PLANNING:
+            return
 
 
 def _readable(row: Any) -> Plan | None:

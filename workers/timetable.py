@@ -6,7 +6,7 @@ audit say why: it was not planned then, the schedule was made or changed later, 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -17,8 +17,6 @@ from jobs import BadRule, FirePolicy, Rule
 from workers.actions import Refused
 from workers.moments import exactly, span
 
-#: Nobody asks about other moments, and arithmetic at the ends of the calendar leads out of it.
-FIRST, LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
 #: Schedules listed at most.
 MOST = 100_000
 
@@ -96,6 +94,8 @@ CHANGES = {
     "schedules add": "added it",
     "schedules change": "changed its rule",
     "schedules return": "brought it back",
+    "schedules retire": "retired it",
+    "schedules remove": "took it away",
 }
 #: What an outcome means, for a sentence.
 WORDS = {
@@ -242,12 +242,9 @@ def explain(connection: Connection, name: str, typed: str) -> Answer:
 
 def _moment(typed: str, zone: str) -> datetime:
     try:
-        moment = jobs.at(typed, zone=zone).moment
+        return jobs.at(typed, zone=zone).moment
     except BadRule as error:
         raise Refused(str(error)) from None
-    if not FIRST <= moment < LAST:
-        raise Refused(f"{typed!r} is too far away: no schedule was there then, or will be")
-    return moment
 
 
 def _told(moment: datetime, found: ScheduleView) -> str:
@@ -273,6 +270,8 @@ def _absence(connection: Connection, found: ScheduleView, moment: datetime) -> s
     ).one_or_none()
     if changed is not None:
         return f"{changed.actor} {CHANGES[changed.action]} at {exactly(changed.at)}, after that"
+    if found.retired_at is not None and found.retired_at <= moment:
+        return f"it fires no more since {exactly(found.retired_at)}, when it was retired or taken away"
     if first != moment:
         return f"it is not planned then; {by_its_rule} the next fire after that is " + _named(first)
     if found.next_fire_at is None or found.next_fire_at > moment:

@@ -84,6 +84,18 @@ def test_a_queue_is_late_by_its_oldest_due_run_wherever_that_waits(engine: Engin
     assert "waits for 6 min, limit 5 min" in found(engine, Kind.LATE, ["plain"])[0].sentence
 
 
+def test_a_run_whose_turn_has_not_come_is_not_late_but_the_first_of_its_key_is(engine: Engine) -> None:
+    late = {"due_at": ago(minutes=6)}
+    for queue, ahead in (("behind", "running"), ("retried", "waiting")):
+        add_run(
+            engine, ahead, job=f"'{queue}'", queue=f"'{queue}'", key="'k'", attempt=1, due_at="now() + interval '1 h'"
+        )
+        add_run(engine, "waiting", job=f"'{queue}'", queue=f"'{queue}'", key="'k'", **late)
+    add_run(engine, "waiting", job="'first'", queue="'first'", key="'k'", **late)
+    add_run(engine, "waiting", job="'first'", queue="'first'", key="'k'", due_at=ago(minutes=5))
+    assert subjects(engine, Kind.LATE, ["behind", "retried", "first"]) == {"first"}
+
+
 def test_what_a_person_paused_is_not_late_and_what_was_resumed_gets_its_time(engine: Engine) -> None:
     for queue in ("held", "resumed", "other"):
         add_run(engine, "waiting", queue=f"'{queue}'", due_at=ago(hours=6))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import jobs
-from jobs import ONCE, SKIP, BadRule, Context, Missed, Overlap, each, every
+from jobs import ONCE, SKIP, BadRule, Context, Missed, Overlap, each, every, read_missed
 from jobs._fire_policy import LATE, MOST_EACH, MOST_JITTER, FirePolicy, outcomes
 
 NOW = datetime(2026, 11, 25, 4, 0, tzinfo=UTC)
@@ -32,6 +32,11 @@ def test_every_fire_has_one_outcome_and_none_is_made_up_for_beyond_what_the_poli
     caught_up = [moment for moment, outcome in zip(moments, became, strict=True) if outcome == "caught_up"]
     assert len(caught_up) <= missed.most
     assert all(LATE < (NOW - moment).total_seconds() <= missed.within for moment in caught_up)
+
+
+@given(st.one_of(POLICIES, st.builds(lambda within: each(most=1, within=within), st.floats(1, 10**11))))
+def test_what_is_made_up_for_is_read_back_from_its_text(missed: Missed) -> None:
+    assert read_missed(missed.text) == missed
 
 
 @given(st.lists(st.floats(0, LATE), min_size=1, max_size=10), st.sampled_from([SKIP, each(most=1)]))

@@ -1,7 +1,7 @@
 """Rules in time: what cron means by its fields, and what clocks do twice a year."""
 
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise, takewhile
+from itertools import islice, pairwise, takewhile
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
@@ -213,6 +213,8 @@ def test_fires_end_with_the_last_moment_and_begin_after_the_first() -> None:
         (lambda: read_rule("every 1 h", "Mars/Base"), "Mars/Base"),
         (lambda: cron("0 0 30 2 *"), "its months have no such day"),
         (lambda: read_rule("every 999999999999 d", "UTC"), "too long"),
+        (lambda: every(hours=10**7), "too long"),
+        (lambda: at("9999-12-31T23:59"), "too far away"),
         (lambda: read_rule("cron 0 25 * * *", "UTC"), "hour"),
     ],
 )
@@ -246,6 +248,17 @@ RULES_OF_ANY_KIND = st.one_of(
     st.builds(lambda rule, zone: cron(rule, zone=zone), st.sampled_from(RULES), st.sampled_from(ZONES)),
     st.builds(lambda moment, zone: at(moment.isoformat(), zone=zone), moments, st.sampled_from(ZONES)),
 )
+
+
+@given(RULES_OF_ANY_KIND, moments)
+def test_going_on_with_a_rule_or_asking_it_anew_gives_the_same_fires(rule: Rule, begin: datetime) -> None:
+    going_on = list(islice(rule.after(begin), 12))
+    asked: list[datetime] = []
+    moment = rule.next_after(begin)
+    while moment is not None and len(asked) < len(going_on):
+        asked.append(moment)
+        moment = rule.next_after(moment)
+    assert going_on == asked
 
 
 @given(RULES_OF_ANY_KIND)

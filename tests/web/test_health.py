@@ -41,7 +41,6 @@ CANARY = CanaryView(
     run_id=None,
     state=None,
     error=None,
-    declared=True,
     next_fire_at=NOW + timedelta(seconds=30),
     paused_at=None,
     paused_by=None,

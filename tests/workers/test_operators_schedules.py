@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 import jobs
-from jobs import SKIP, BadArguments, Context, FirePolicy, Job, Overlap, Rule, UnknownJob, at, cron, each, every, job
+from jobs import SKIP, BadArguments, Context, Job, Overlap, Rule, UnknownJob, at, cron, each, every, job
 from jobs import _job as registry
 from tests.workers import rows
 from tests.workers.trial_jobs import effect
 from workers import actions, declaring, slots, timetable
-from workers.actions import Refused
+from workers.actions import HOLDS, Refused
 from workers.slots import Fired
 
 NAME = "test_operators_schedules.chime"
@@ -249,20 +249,60 @@ def test_a_schedule_is_retired_when_no_living_scheduler_has_it_in_its_code(engin
     assert row(engine).retired_at is not None
 
 
-def test_of_schedulers_of_two_releases_the_youngest_decides_about_a_rule_and_each_adds_what_is_missing(
-    engine: Engine, do: Doing
-) -> None:
-    with engine.begin() as connection:
-        old, new = (rows.enter(connection, "scheduler") for _ in range(2))
+def enter(engine: Engine, *names: str) -> int:
+    """Enter a living scheduler that has these schedules in its code."""
+    known = "('scheduler', 'here', 1, '0', CAST(:names AS text[]))"
+    statement = f"INSERT INTO processes (kind, host, pid, version, jobs) VALUES {known} RETURNING id"
+    return int(rows.one(engine, statement, names=list(names)))
+
+
+def test_of_schedulers_of_two_releases_the_youngest_decides(engine: Engine, do: Doing) -> None:
+    old, new = enter(engine, NAME), enter(engine, NAME)
     do(deploy, me=new, schedule=cron("0 3 * * *"))
     do(deploy, me=old, schedule=HOURLY)
     assert row(engine).rule == "cron 0 3 * * *"
-    rows.change(engine, "UPDATE schedules SET retired_at = now()")
-    do(deploy, me=old)
-    assert (row(engine).rule, row(engine).retired_at) == ("every 1 h", None)
     rows.change(engine, "UPDATE processes SET stopped_at = now() WHERE id = :new", new=new)
     do(deploy, me=old, schedule=every(hours=2))
     assert row(engine).rule == "every 2 h"
+
+
+def test_a_schedule_whose_job_stays_in_the_code_without_it_fires_no_more(engine: Engine, do: Doing) -> None:
+    do(deploy, me=enter(engine, NAME))
+    rows.change(engine, "UPDATE processes SET stopped_at = now(), heartbeat_at = now()")
+    do(deploy, me=enter(engine), schedule=None)
+    due(engine, NAME)
+    assert do(slots.take_due) == []
+    assert row(engine).retired_at is not None
+
+
+def test_what_only_a_scheduler_that_was_found_dead_had_in_its_code_is_retired_later(engine: Engine, do: Doing) -> None:
+    do(deploy, me=enter(engine, NAME))
+    me = enter(engine)
+    dead = "UPDATE processes SET stopped_at = now(), heartbeat_at = now() - CAST(:ago AS interval) WHERE id <> :me"
+    rows.change(engine, dead, me=me, ago="1 min")
+    do(deploy, me=me, schedule=None)
+    assert row(engine).retired_at is None
+    rows.change(engine, dead, me=me, ago="10 min")
+    do(deploy, me=me)
+    assert row(engine).retired_at is not None
+
+
+def test_a_replaced_rule_that_returns_brings_no_backlog(engine: Engine, do: Doing) -> None:
+    do(deploy)
+    do(actions.change, NAME, every(minutes=10), by="kim")
+    do(deploy, schedule=None)
+    rows.change(engine, "UPDATE schedules SET next_fire_at = now() - interval '7 days'")
+    do(deploy, schedule=HOURLY)
+    assert (row(engine).rule, do(slots.take_due)) == ("every 10 min", [])
+
+
+def test_a_name_that_is_used_again_is_not_paused(engine: Engine, do: Doing) -> None:
+    do(actions.add, "mine", effect.name, HOURLY, {"key": "a"}, by="kim")
+    do(actions.pause, HOLDS["schedules"], "mine", by="kim")
+    do(actions.remove, "mine", by="kim")
+    do(actions.add, "mine", effect.name, HOURLY, {"key": "a"}, by="ada")
+    due(engine, "mine")
+    assert [fired.outcome for fired in do(slots.take_due)] == ["ran"]
 
 
 def test_fires_of_a_paused_queue_share_one_run_whatever_the_policy_is(engine: Engine, do: Doing) -> None:
@@ -277,8 +317,3 @@ def test_fires_of_a_paused_queue_share_one_run_whatever_the_policy_is(engine: En
     rows.change(engine, "INSERT INTO queues (name, paused_at) VALUES ('trial', now())")
     assert fire().outcome == "coalesced"
     assert "had not ended and does its work" in rows.one(engine, "SELECT note FROM slots ORDER BY id DESC LIMIT 1")
-
-
-@pytest.mark.parametrize("policy", [FirePolicy(each(most=5)), FirePolicy(SKIP)])
-def test_a_policy_is_read_back_from_its_text(policy: FirePolicy) -> None:
-    assert jobs.read_missed(policy.missed.text) == policy.missed

@@ -13,9 +13,9 @@ import pytest
 from sqlalchemy import Connection, Engine, event, text
 
 import jobs
-from jobs import ONCE, SKIP, BadRule, Context, Job, Missed, Overlap, Rule, UnknownJob, cron, each, every, job
+from jobs import ONCE, SKIP, Context, Job, Missed, Overlap, Rule, UnknownJob, cron, each, every, job
 from jobs import _job as registry
-from jobs._fire_policy import LATE, MAKE_IT_SO
+from jobs._fire_policy import LATE
 from tests.workers import rows
 from tests.workers.trial_jobs import effect
 from workers import declaring, ledger, slots
@@ -319,6 +319,15 @@ def test_on_a_day_that_is_left_out_nothing_runs_and_the_slot_says_so(
     assert rows.unfinished(engine) == 0
 
 
+def test_a_jitter_does_not_date_a_run_back_that_makes_up_for_a_fire(
+    engine: Engine, late: Callable[[str], None]
+) -> None:
+    plan(every(minutes=1, missed=each(most=9), jitter=1))
+    late("5 minutes")
+    take(engine)
+    assert rows.one(engine, "SELECT count(*) FROM runs WHERE due_at < created_at - interval '1 s'") == 0
+
+
 def test_a_jitter_moves_the_run_and_not_the_slot(engine: Engine, late: Callable[[str], None]) -> None:
     plan(every(minutes=1, jitter=3_600))
     late("0")
@@ -422,27 +431,6 @@ def test_the_clock_of_the_database_decides(engine: Engine, late: Callable[[str],
     assert len(take(engine)) == 1
 
 
-class Broken:
-    """A rule that cannot say when it fires next."""
-
-    text, zone, policy = "broken", "UTC", MAKE_IT_SO
-
-    def next_after(self, moment: datetime) -> datetime:
-        raise BadRule(f"nobody knows what comes after {moment}")
-
-
-def test_a_schedule_that_cannot_be_fired_does_not_hold_the_others(engine: Engine, late: Callable[[str], None]) -> None:
-    late("0")
-    name = "test_slots.broken"
-    registry._registry[name] = replace(registry._registry[NAME], name=name, schedule=Broken())
-    earlier = (
-        "INSERT INTO schedules (name, rule, zone, next_fire_at) VALUES (:name, 'broken', 'UTC', now() - interval '1 h')"
-    )
-    rows.change(engine, earlier, name=name)
-    assert [fired.schedule for fired in take(engine)] == [NAME]
-    assert [slot.schedule for slot in recorded(engine)] == [NAME]
-
-
 def test_a_later_declaration_brings_back_what_an_older_scheduler_retired(engine: Engine) -> None:
     declare(engine)
     rows.change(engine, "UPDATE schedules SET retired_at = now()")
@@ -513,6 +501,38 @@ MANY = """
     INSERT INTO schedules (name, job, rule, zone, next_fire_at)
     SELECT 'many-' || i, :job, 'every 1 h', 'UTC', now() FROM generate_series(1, :many) AS i
 """
+
+
+@pytest.mark.parametrize(("bound", "first"), [({"FIRES": 100}, 5), ({"PLANNING": 0.0}, 1)])
+def test_after_a_downtime_one_transaction_takes_no_more_than_it_can_plan_and_the_next_ones_take_the_rest(
+    engine: Engine, late: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, bound: dict[str, float], first: int
+) -> None:
+    late("0")
+    rows.change(engine, "DELETE FROM schedules")
+    rows.change(engine, MANY, many=12, job=NAME)
+    rows.change(engine, "UPDATE schedules SET next_fire_at = date_trunc('hour', now()) - interval '23 hours'")
+    for name, value in bound.items():
+        monkeypatch.setattr(slots, name, value)
+    taken = []
+    while fired := take(engine):
+        taken.append(len(fired))
+    assert (taken[0], sum(taken)) == (first, 12)
+    assert rows.one(engine, "SELECT count(*) FROM slots") == 12 * 24
+
+
+def test_a_pause_that_has_ended_is_lifted_only_when_its_fires_are_recorded(
+    engine: Engine, late: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late("0")
+    rows.change(engine, "DELETE FROM schedules")
+    rows.change(engine, MANY, many=3, job=NAME)
+    paused = "paused_at = now(), paused_by = 'kim', paused_until = now() - interval '1 s'"
+    rows.change(engine, f"UPDATE schedules SET {paused}, next_fire_at = now() - interval '2 s'")
+    monkeypatch.setattr(slots, "PLANNING", 0.0)
+    while take(engine):
+        pass
+    assert {slot.outcome for slot in recorded(engine)} == {"skipped_paused"}
+    assert rows.one(engine, "SELECT count(*) FROM schedules WHERE paused_at IS NOT NULL") == 0
 
 
 @contextmanager

@@ -56,6 +56,7 @@ def add(connection: Connection, name: str, job: str, rule: Rule, arguments: Mapp
     values: dict[str, Any] = {"job": known.name, "args": args, "rule": rule.text, "zone": rule.zone, "changed_by": by}
     values |= {"missed": policy.missed.text, "overlap": str(policy.overlap), "jitter": policy.jitter}
     values |= {"next_fire_at": first, "retired_at": None}
+    values |= dict.fromkeys(("paused_at", "paused_by", "reason", "paused_until"))
     # A name that was taken away may be used again.
     free = Schedule.retired_at.is_not(None)
     made = insert(Schedule).values(name=name, **values)

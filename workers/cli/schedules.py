@@ -13,7 +13,7 @@ from workers.actions import HOLDS
 from workers.cli import holding, rules
 from workers.cli.opening import acting, reading
 from workers.cli.options import AsJson, Before, By, DryRun, Limit, Reason, Until
-from workers.cli.tables import print_json, show
+from workers.cli.tables import print_json, printable, show
 from workers.moments import exactly, span
 
 app = typer.Typer(name="schedules", help="List, explain, make, change, pause and fire schedules.")
@@ -95,7 +95,7 @@ def why(
     if as_json:
         print_json(answer)
     else:
-        typer.echo(answer.sentence)
+        typer.echo(printable(answer.sentence))
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """Operators make schedules and change their rules; a fire that is the last one has none after it.
 
 A schedule that exists fires as the code declares it. The scheduler of the release before goes on beside this one in a
-deploy: what it inserts is valid, and what it reads is still there.
+deploy: what it inserts is valid, and what it reads is still there. It knows nothing of what operators decide
+here: while it runs, or after going back to it, rules that they changed and schedules that they made do not hold.
 """
 
 from typing import Any
@@ -40,6 +41,7 @@ def upgrade() -> None:
     op.execute("UPDATE schedules SET declared_rule = rule, declared_zone = zone")
     op.alter_column("schedules", "next_fire_at", nullable=True)
     _index("retired_at IS NULL")
+    op.create_index("audit_of", "audit", ["target", "at"])
     op.add_column("slots", sa.Column("note", sa.Text(), nullable=True))
     _allow((*BEFORE, "refused"))
 
@@ -48,6 +50,7 @@ def downgrade() -> None:
     op.execute("UPDATE slots SET outcome = 'missed' WHERE outcome = 'refused'")
     _allow(BEFORE)
     op.drop_column("slots", "note")
+    op.drop_index("audit_of", table_name="audit")
     # The release before knows neither schedules that operators made nor those that never fire again.
     op.execute("DELETE FROM schedules WHERE declared_rule IS NULL OR next_fire_at IS NULL")
     op.execute("UPDATE schedules SET rule = declared_rule, zone = declared_zone, next_fire_at = now()")
