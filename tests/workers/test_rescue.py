@@ -217,7 +217,7 @@ def test_a_process_that_froze_in_the_middle_of_a_beat_keeps_nobody_from_rescuing
     rows.change(engine, "UPDATE processes SET heartbeat_at = now() - interval '1 minute'")
     stopped = "SELECT stopped_at IS NOT NULL FROM processes WHERE id = :id"
     with engine.begin() as beating, engine.begin() as rescuing:
-        beating.execute(RENEW, {"id": frozen})
+        beating.execute(RENEW, {"id": frozen, "skew": 0.0})
         rescuing.execute(text("SET LOCAL lock_timeout = '5s'"))
         rescue.take_back(rescuing)
         assert rescuing.execute(text(stopped), {"id": dead}).scalar_one()
