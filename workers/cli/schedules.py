@@ -41,6 +41,7 @@ SLOT_COLUMNS = {
 FIRE_COLUMNS = {
     "fire (UTC)": lambda row: exactly(row.fire_at),
     "on the wall": lambda row: row.local,
+    "here": lambda row: row.fire_at.astimezone().strftime("%a %H:%M:%S %Z"),
     "distance": lambda row: row.fire_at,
     "note": lambda row: row.note,
 }
@@ -61,7 +62,7 @@ def preview(
     count: Annotated[int, typer.Option("--count", min=1, max=1000, help="Fires to show.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Show the next fires of a schedule, in UTC and on the wall of its zone."""
+    """Show the next fires of a schedule: in UTC, on the wall of its zone, and here."""
     rows = list(islice(timetable.ahead(_rule(name), datetime.now(UTC)), count))
     show(rows, FIRE_COLUMNS, as_json=as_json, empty="it never fires again")
 
