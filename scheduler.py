@@ -55,7 +55,7 @@ class Clock:
 
     def _look(self) -> None:
         ahead = take(self._engine)
-        if ahead is not None and ahead < SWEEP:
+        if ahead is not None and ahead < SWEEP and self._ticking.running:
             self._ticking.modify_job("look", next_run_time=datetime.now(UTC) + timedelta(seconds=max(ahead, GATHER)))
 
 

@@ -9,11 +9,12 @@ In the ordinary case nothing differs, and one statement reads the rows.
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection, text
 
-from jobs import Job, Rule, read_rule
+from jobs import BadRule, Job, Rule, read_rule
 from workers.process import STALE_AFTER
 
 #: Seconds after the last sign of life of a scheduler that did not say goodbye, until what only its code has is retired.
@@ -121,12 +122,19 @@ def _write(connection: Connection, rules: dict[str, Rule]) -> None:
     if not differing:
         return
     now = connection.execute(text("SELECT now()")).scalar_one()
-    replaced = connection.execute(REPLACED, {"names": [facts["name"] for facts in differing]})
-    rules = rules | {row.name: read_rule(row.rule, row.zone) for row in replaced}
+    rules = rules | _replaced(connection, [facts["name"] for facts in differing])
     for facts in differing:
         first = rules[facts["name"]].next_after(now)
         facts["next_fire_at"] = first and first.isoformat()
     connection.execute(DECLARE, {"declared": json.dumps(differing)})
+
+
+def _replaced(connection: Connection, names: list[str]) -> dict[str, Rule]:
+    found = {}
+    for row in connection.execute(REPLACED, {"names": names}):
+        with suppress(BadRule):  # what cannot be read is told where it should fire
+            found[row.name] = read_rule(row.rule, row.zone)
+    return found
 
 
 def _facts(name: str, rule: Rule) -> dict[str, Any]:
