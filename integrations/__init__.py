@@ -17,6 +17,7 @@ import importlib
 import pkgutil
 
 from integrations._channel import Channel, Notice
+from integrations._circuit import Standing
 from integrations._errors import (
     BadDelivery,
     BadSignature,
@@ -31,6 +32,7 @@ from integrations._errors import (
 )
 from integrations._integration import Delivery, EventKey, Headers, Integration
 from integrations._settings import IntegrationSettings
+from integrations._shared_circuit import SharedCircuit
 
 __all__ = [
     "BadDelivery",
@@ -47,6 +49,8 @@ __all__ = [
     "NotFound",
     "Notice",
     "Rejected",
+    "SharedCircuit",
+    "Standing",
     "Throttled",
     "Unauthorized",
     "Unavailable",

@@ -4,7 +4,8 @@ A call has one deadline for everything: all tries, the waits between them and th
 call that may be repeated is tried up to three times when the trouble looks momentary (no connection, a timeout, a
 dropped body, 500, 502, 503, 504), with a jittered pause between. Being asked to wait a few seconds is obeyed once on
 the spot; longer waits are handed up as ``Throttled``, because a worker thread is no place to sit one out. Minutes and
-hours belong to whoever called us.
+hours belong to whoever called us. Each try passes the upstream's circuit breaker (``integrations._breaker``): an
+upstream that failed too often is left alone, and the call ends at once with ``CircuitOpen``.
 
 Whatever happens becomes one of the errors of ``integrations._errors``. Redirects are not followed, since a credential
 must not travel to where somebody else points; proxies and passwords lying around in the environment are not used.
@@ -29,6 +30,7 @@ from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
 from integrations._body import BodyError, LateBodyError, read_body
+from integrations._breaker import Breaker
 from integrations._errors import IntegrationError, NotFound, Rejected, Throttled, Unauthorized, Unavailable
 from integrations._retry_after import http_date, retry_after
 
@@ -121,6 +123,7 @@ class HttpUpstream:
         base_url: Where paths are rooted, without a trailing slash.
         credential: Sent as a bearer token with every request, and cut out of everything that is reported. Without one
             the address itself is the credential: then it is the path that no message has.
+        breaker: What every try passes; None where nobody is to be left alone.
         deadline: Seconds one call may take, with all its tries and waits.
         body_limit: Bytes one unpacked answer may have.
     """
@@ -131,12 +134,14 @@ class HttpUpstream:
         base_url: str,
         credential: SecretStr | None,
         *,
+        breaker: Breaker | None,
         deadline: float = DEADLINE,
         body_limit: int = BODY_LIMIT,
     ) -> None:
         self.upstream = upstream
         self._base_url = base_url
         self._credential = credential
+        self._breaker = breaker
         self._deadline = deadline
         self._body_limit = body_limit
         self._client = httpx.Client(
@@ -188,7 +193,7 @@ class HttpUpstream:
             reraise=True,
         )
         try:
-            return tries(self._try, call)
+            return tries(self._pass, call)
         except _AgainError as again:
             raise again.error from again.__cause__
 
@@ -227,6 +232,16 @@ class HttpUpstream:
 
     def _told(self, method: str, url: str) -> str:
         return f"{method} {urlsplit(url).path}" if self._credential is not None else f"{method} of its secret address"
+
+    def _pass(self, call: _Call) -> Reply:
+        if self._breaker is None:
+            return self._try(call)
+        with self._breaker.passage() as passage:
+            try:
+                return self._try(call)
+            except _AgainError as again:
+                passage.error = again.error
+                raise
 
     def _try(self, call: _Call) -> Reply:
         try:

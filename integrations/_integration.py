@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import orjson
 
+from integrations._breaker import Breaker
 from integrations._errors import BadDelivery
 from integrations._settings import IntegrationSettings
 
@@ -63,6 +64,8 @@ class Integration:
 
     def __init__(self, settings: IntegrationSettings) -> None:
         self.settings = settings
+        #: Hand it to the client of the upstream: it leaves an upstream alone that failed too often.
+        self.breaker = Breaker(self.name)
 
     @classmethod
     def event(cls, type: str) -> EventKey:  # noqa: A002 - the outside calls it `type`, and so do the sender's bodies

@@ -51,7 +51,8 @@ class AlertWebhook(Channel):
         super().__init__(settings)
         self._secret = settings.secret
         self._url = settings.url.get_secret_value()
-        self._http = HttpUpstream(self.name, self._url, None)
+        # Few notices go there and each has its own tries: no circuit, so one that cannot be delivered ends.
+        self._http = HttpUpstream(self.name, self._url, None, breaker=None)
 
     def close(self) -> None:
         self._http.close()

@@ -54,7 +54,7 @@ class Stripe(Integration):
     def __init__(self, settings: StripeSettings) -> None:
         super().__init__(settings)
         self._secrets = settings.webhook_secrets
-        self._http = HttpUpstream(self.name, settings.api_base, settings.api_key)
+        self._http = HttpUpstream(self.name, settings.api_base, settings.api_key, breaker=self.breaker)
         base = settings.api_base
         # The vendor reports timings and writes an id into the home directory unless told not to, for all clients.
         stripe.enable_telemetry = False

@@ -95,7 +95,7 @@ class Warehouse(Integration):
     def __init__(self, settings: WarehouseSettings) -> None:
         super().__init__(settings)
         self._secrets = settings.webhook_secrets
-        self._http = HttpUpstream(self.name, settings.url, settings.token)
+        self._http = HttpUpstream(self.name, settings.url, settings.token, breaker=self.breaker)
 
     def close(self) -> None:
         self._http.close()

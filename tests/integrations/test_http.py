@@ -21,13 +21,13 @@ Step = Callable[[BaseHTTPRequestHandler], None]
 
 @pytest.fixture
 def client(server: Scripted) -> Iterator[HttpUpstream]:
-    made = HttpUpstream("warehouse", server.url, SecretStr(TOKEN), deadline=8.0, body_limit=100_000)
+    made = HttpUpstream("warehouse", server.url, SecretStr(TOKEN), breaker=None, deadline=8.0, body_limit=100_000)
     yield made
     made.close()
 
 
 def _hasty(server: Scripted, deadline: float = 0.5) -> HttpUpstream:
-    return HttpUpstream("warehouse", server.url, SecretStr(TOKEN), deadline=deadline)
+    return HttpUpstream("warehouse", server.url, SecretStr(TOKEN), breaker=None, deadline=deadline)
 
 
 def test_an_answer_comes_back_whole(server: Scripted, client: HttpUpstream) -> None:
@@ -193,7 +193,7 @@ def test_a_body_that_is_not_json_is_unavailable(server: Scripted, client: HttpUp
 def test_nobody_listening_is_unavailable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        client = HttpUpstream("warehouse", f"http://127.0.0.1:{taken.getsockname()[1]}", SecretStr(TOKEN))
+        client = HttpUpstream("warehouse", f"http://127.0.0.1:{taken.getsockname()[1]}", SecretStr(TOKEN), breaker=None)
         with pytest.raises(Unavailable, match=r"could not be reached .*GET /v1/things"):
             client.get("/v1/things")
 
