@@ -27,6 +27,9 @@ LATE_RUN = 300
 UNSERVED = 60
 #: Seconds since the last complete walk of a stream.
 STALE = 2 * 3600
+#: Seconds that a circuit may be open, and after the time of a probe from which on it is not called open any more: then
+#: nothing needs the upstream.
+SHUT = 300
 #: Seconds that a pause without an end may last.
 HELD = 24 * 3600
 #: Runs of a queue, or dead runs, that are looked at.
@@ -141,6 +144,13 @@ DRIFTS = text("""
           WHERE job = :ledger AND state IN ('succeeded', 'dead') ORDER BY id DESC LIMIT 1) AS added_up
 """)
 
+SHUT_CIRCUITS = text("""
+    SELECT name, circuit_error, extract(epoch FROM now() - circuit_opened_at)::float8 AS seconds
+    FROM upstreams
+    WHERE circuit_opened_at < now() - make_interval(secs => :limit)
+      AND next_probe_at > now() - make_interval(secs => :limit)
+""")
+
 _HOLD = "SELECT '{noun}' AS noun, {name} AS name, paused_at, paused_by, reason FROM {table} WHERE {where}"
 _FORGOTTEN = "paused_at < now() - make_interval(secs => :limit)"
 HELD_THINGS = text(
@@ -238,6 +248,14 @@ def _drift(row: Row[Any]) -> Told:
     )
 
 
+def _shut(row: Row[Any]) -> Told:
+    why = (row.circuit_error or "no error").rstrip(".")
+    return row.name, (
+        f"The circuit of {row.name} is open for {lasting(row.seconds)}, limit {lasting(SHUT)} ({why}): what needs it"
+        f" waits and goes on by itself; ask the people of {row.name}, see `headrace upstreams list`."
+    )
+
+
 def _held(row: Row[Any]) -> Told:
     why = f" ({row.reason})" if row.reason else ""
     subject = f"{row.noun} {row.name}"
@@ -255,6 +273,7 @@ CONDITIONS: Sequence[tuple[Kind, TextClause, int | None, Callable[[Row[Any]], To
     (Kind.STALE, STALE_STREAMS, STALE, _stale),
     (Kind.DYING, DYING_JOBS, None, _dying),
     (Kind.DRIFT, DRIFTS, None, _drift),
+    (Kind.CIRCUIT, SHUT_CIRCUITS, SHUT, _shut),
     (Kind.HELD, HELD_THINGS, HELD, _held),
 )
 

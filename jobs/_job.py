@@ -60,7 +60,7 @@ class Job(Generic[P]):
     schedule: Rule | None
     #: Events whose arrival enqueues it, with the argument `event_id`.
     on: tuple[EventKey, ...]
-    #: Upstreams it cannot do without: while an operator pauses one of them, runs are snoozed.
+    #: Upstreams it cannot do without: while one of them is paused or its circuit is open, runs are snoozed.
     needs: tuple[type[Integration], ...]
     priority: Priority = Priority.NORMAL
     #: Which of its runs count as the same.
@@ -249,7 +249,7 @@ def job(
         backoff: Pauses between attempts.
         schedule: A rule in time.
         on: Events whose arrival enqueues it.
-        needs: Upstreams whose pause holds its runs.
+        needs: Upstreams whose pause, or open circuit, holds its runs.
         priority: Who goes first of the due runs of a queue.
         unique: Which of its runs count as the same.
         key: Argument that says what a run is about; its values take turns.

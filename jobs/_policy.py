@@ -1,7 +1,8 @@
 """What becomes of a run whose attempt ended in an error: one pure decision.
 
     Unavailable                 retry with backoff and jitter
-    Throttled, CircuitOpen      snooze for as long as the upstream asked; no attempt burnt
+    Throttled                   snooze for as long as the upstream asked; no attempt burnt
+    CircuitOpen                 snooze until the next probe and a little more, not all for as long; no attempt burnt
     Rejected                    dead at once: asking again will not help
     Snooze, Cancel              the job's own word
     Interrupted, shutdown       back at once; no attempt burnt
@@ -19,12 +20,15 @@ from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
 
-from integrations import Rejected, Throttled
+from integrations import CircuitOpen, Rejected, Throttled
 from jobs._signals import Cancel, Interrupted, Snooze
 from models import Outcome, State
 
 #: Longest snooze in seconds; what asks for more is asked again then.
 LONGEST_SNOOZE = 30 * 86_400.0
+#: What is added to a wait for a circuit, at random: up to this part of it, and up to so many seconds at least. Who met
+#: the same circuit must not all come back in the same instant.
+SPREAD, LEAST_SPREAD = 0.25, 1.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,9 @@ def decide(
     """
     match error:
         case Snooze(delay=delay) | Throttled(retry_after=delay):
-            return Decision(Outcome.SNOOZED, State.WAITING, delay=min(LONGEST_SNOOZE, max(0.0, delay)))
+            most = max(LEAST_SPREAD, SPREAD * delay) if isinstance(error, CircuitOpen) else 0.0
+            spread = random.uniform(0.0, most)
+            return Decision(Outcome.SNOOZED, State.WAITING, delay=min(LONGEST_SNOOZE, max(0.0, delay) + spread))
         case Cancel():
             return Decision(Outcome.CANCELLED, State.CANCELLED)
         case Interrupted():

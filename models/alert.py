@@ -31,6 +31,8 @@ class Kind(StrEnum):
     DYING = "dying"
     #: What should be equal differs.
     DRIFT = "drift"
+    #: An upstream that has been left alone for too long.
+    CIRCUIT = "circuit"
     #: Something that a person paused, and perhaps forgot.
     HELD = "held"
     #: Nothing is wrong: somebody tries whether alerts arrive.

@@ -20,6 +20,7 @@ from web.words import ago, counted, first_line, whole
 from workers import canaries
 from workers.canaries import CanaryView, Stopped
 from workers.census import QueueView, StreamView
+from workers.circuits import CircuitView
 from workers.moments import askew
 from workers.timetable import ScheduleView
 
@@ -30,6 +31,8 @@ LATE_RED = 300
 STREAM_AMBER = 2 * 3600
 #: Seconds that the index may lag behind.
 INDEX_AMBER = 300
+#: Seconds that the circuit of an upstream may be open before that is an outage.
+CIRCUIT_RED = 300
 #: Seconds after which a schedule that did not fire is overdue.
 OVERDUE = 60
 #: Seconds by which a host's clock may differ from the database's.
@@ -143,6 +146,7 @@ def _judge_snapshot(seen: Snapshot, away: set[str]) -> list[Check]:
         *_clocks(seen),
         *(check for queue in seen.queues for check in _queue(queue, seen.taken_at, known)),
         *(check for schedule in seen.schedules for check in _schedule(schedule, seen.taken_at)),
+        *(_circuit(circuit, seen.taken_at) for circuit in seen.circuits),
         *(check for stream in seen.streams for check in _stream(stream)),
         *_dead(seen),
         *(_retrying(job) for job in seen.retrying),
@@ -162,6 +166,7 @@ _CALM = {
     "paused": "No queue is paused.",
     "schedules": "Every schedule fires on time.",
     "rules": "No schedule has two rules to choose from.",
+    "circuits": "No upstream is left alone.",
     "streams": f"Every stream was read within the last {STREAM_AMBER // 3600} h.",
     "deletions": "No deletion waits for approval.",
     "dead": "No run died in the last 24 h.",
@@ -253,6 +258,17 @@ def _schedule(schedule: ScheduleView, now: datetime) -> Iterator[Check]:
             f"code declares {schedule.declared_rule}: choose with `headrace schedules change {schedule.name}`."
         )
         yield Check(f"rules:{schedule.name}", Status.AMBER, detail)
+
+
+def _circuit(circuit: CircuitView, now: datetime) -> Check:
+    seconds = (now - circuit.opened_at).total_seconds()
+    late = f", limit {whole(CIRCUIT_RED)}" if seconds > CIRCUIT_RED else ""
+    why = first_line(circuit.error or "no error").rstrip(".")
+    detail = (
+        f"The circuit of {circuit.upstream} is open for {whole(seconds)}{late} ({why}): what needs it waits and goes on"
+        f" by itself; ask the people of {circuit.upstream}, see `headrace upstreams list`."
+    )
+    return Check(f"circuits:{circuit.upstream}", Status.RED if late else Status.AMBER, detail, circuit.opened_at)
 
 
 def _stream(stream: StreamView) -> Iterator[Check]:

@@ -18,7 +18,7 @@ import jobs
 from models import migrations
 from web import recent
 from web.question import Question, Silence
-from workers import canaries, census, timetable
+from workers import canaries, census, circuits, timetable
 
 #: Seconds that all parts together have to answer, and for which an answer is good.
 DEADLINE = 2.5
@@ -44,6 +44,7 @@ class Snapshot:
     movements: list[recent.MovementView]
     recent_runs: list[census.RunView]
     canaries: list[canaries.CanaryView]
+    circuits: list[circuits.CircuitView]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,4 +162,5 @@ def _read(connection: Connection) -> Snapshot:
         movements=recent.movements(connection),
         recent_runs=census.recent_runs(connection, 12),
         canaries=canaries.look(connection),
+        circuits=circuits.look(connection),
     )

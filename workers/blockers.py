@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 
 import jobs
 from models import NEVER, State
+from workers import circuits
 from workers.gates import ramp
 from workers.process import STALE_AFTER
 
@@ -20,6 +21,8 @@ from workers.process import STALE_AFTER
 MOST_AHEAD = 10_000
 #: Seconds over which the pace of a queue is measured, and attempts looked at.
 PACE = 60
+#: A run that is due this long after the next probe of a circuit waits for something else.
+SPREAD = timedelta(seconds=60)
 MOST_ATTEMPTS = 20_000
 
 HELD = text("""
@@ -47,6 +50,10 @@ BEGUN = text("""
     SELECT id, due_at FROM runs
     WHERE key IS NOT NULL AND attempt > 0 AND state = 'waiting' AND job = :job AND key = :key AND id <> :id
     ORDER BY id LIMIT 1
+""")
+SHUT = text(f"""
+    SELECT name, circuit_opened_at, next_probe_at, circuit_error FROM upstreams
+    WHERE name = ANY(:names) AND {circuits.IS_SHUT} ORDER BY next_probe_at DESC LIMIT 1
 """)
 BEFORE = text("SELECT state FROM runs WHERE id = :id")
 LIMIT = text("""
@@ -81,7 +88,7 @@ STARTED = text(f"""
 class Blocker:
     """What a run waits for."""
 
-    #: `held`, `after`, `due`, `nobody`, `order`, `limit` or `line`.
+    #: `held`, `after`, `circuit`, `due`, `nobody`, `order`, `limit` or `line`.
     kind: str
     #: Why, to be read after "the run"; it says what to do where something can be done.
     sentence: str
@@ -96,6 +103,8 @@ class Facts:
 
     now: datetime
     held: Any = None
+    #: An upstream that its job needs and that is left alone.
+    shut: Any = None
     workers: int = 1
     threads: int = 1
     #: Of its workers those whose code has the job.
@@ -137,6 +146,7 @@ def look(connection: Connection, run: dict[str, Any], now: datetime) -> Facts:
     return Facts(
         now=now,
         held=connection.execute(HELD, values).one_or_none(),
+        shut=_shut(connection, job),
         workers=alive.workers,
         threads=alive.threads,
         knowing=alive.knowing,
@@ -164,6 +174,7 @@ def blocker(run: dict[str, Any], facts: Facts) -> Blocker:
     return (
         _held(facts)
         or _after(run, facts)
+        or _left_alone(run, facts)
         or _not_due(run, facts)
         or _nobody(run, facts)
         or _behind(run, facts)
@@ -195,6 +206,19 @@ def _after(run: dict[str, Any], facts: Facts) -> Blocker | None:
     elif facts.before.state == State.CANCELLED:
         said += ": retry it, or cancel this one"
     return Blocker("after", said)
+
+
+def _shut(connection: Connection, job: jobs.Job[Any] | None) -> Any:
+    names = [kind.name for kind in job.needs] if job else []
+    return connection.execute(SHUT, {"names": names}).one_or_none() if names else None
+
+
+def _left_alone(run: dict[str, Any], facts: Facts) -> Blocker | None:
+    shut = facts.shut
+    if run["state"] != State.WAITING or shut is None or run["due_at"] > shut.next_probe_at + SPREAD:
+        return None
+    said = circuits.sentence(shut.name, shut.circuit_opened_at, shut.next_probe_at, shut.circuit_error)
+    return Blocker("circuit", f"waits because {said}", shut.circuit_opened_at, shut.next_probe_at)
 
 
 def _not_due(run: dict[str, Any], facts: Facts) -> Blocker | None:

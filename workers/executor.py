@@ -24,15 +24,16 @@ from threading import Lock, get_ident
 from typing import Any
 
 from dramatiq.middleware import TimeLimitExceeded, raise_thread_exception
-from sqlalchemy import Connection, text
+from sqlalchemy import Row, text
 from sqlalchemy.exc import SQLAlchemyError
 
 import jobs
+from integrations import CircuitOpen
 from jobs import Chunk, Context, Job, Member, Snooze
 from jobs._context import Stop
 from jobs._policy import DONE, INTERRUPTED, decide
 from models import Outcome, State
-from workers import ledger, logs
+from workers import circuits, ledger, logs
 from workers.endings import ending
 from workers.held import AtWork, Held
 from workers.ledger import Claim, Ending
@@ -41,9 +42,12 @@ from workers.process import Running
 from workers.runtime import Runtime
 from workers.window import Window
 
-PAUSED = text(
-    "SELECT name, paused_by, reason FROM upstreams WHERE name = ANY(:names) AND paused_at IS NOT NULL LIMIT 1"
-)
+HELD_BACK = text(f"""
+    SELECT name, paused_at, paused_by, reason, circuit_opened_at, next_probe_at, circuit_error,
+           extract(epoch FROM next_probe_at - now())::float8 AS wait
+    FROM upstreams WHERE name = ANY(:names) AND (paused_at IS NOT NULL OR {circuits.IS_SHUT})
+    ORDER BY paused_at, next_probe_at DESC LIMIT 1
+""")
 
 #: Seconds a run waits that met an upstream paused by an operator.
 PAUSED_SNOOZE = 15.0
@@ -330,9 +334,9 @@ class Executor:
         if not names:
             return
         with self._runtime.engine.begin() as connection:
-            paused = _paused(connection, names)
-        if paused:
-            raise Snooze(PAUSED_SNOOZE, paused)
+            held = connection.execute(HELD_BACK, {"names": names}).first()
+        if held is not None:
+            raise _back(held)
 
     def _judge(self, claim: Claim, error: BaseException) -> Ending:
         known = self._jobs.get(claim.job)
@@ -348,11 +352,13 @@ class Executor:
         return ending(claim, decision, error=error, limit=known.time_limit if known else 0)
 
 
-def _paused(connection: Connection, names: list[str]) -> str | None:
-    row = connection.execute(PAUSED, {"names": names}).first()
-    if row is None:
-        return None
-    return f"upstream {row.name} is paused by {row.paused_by}: {row.reason or 'no reason given'}"
+def _back(row: Row[Any]) -> Snooze | CircuitOpen:
+    """Return what puts a run back that needs an upstream which is held."""
+    if row.paused_at is not None:
+        why = f"upstream {row.name} is paused by {row.paused_by}: {row.reason or 'no reason given'}"
+        return Snooze(PAUSED_SNOOZE, why)
+    said = circuits.sentence(row.name, row.circuit_opened_at, row.next_probe_at, row.circuit_error)
+    return CircuitOpen(said, upstream=row.name, retry_after=row.wait)
 
 
 def _log(claim: Claim, ending: Ending, seconds: float) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 import integrations
 import jobs
 from integrations import Integration
-from workers import delivery, logs, redis_servers
+from workers import circuits, delivery, logs, redis_servers
 from workers.announcing import Announcer
 from workers.bell import Bell
 from workers.delivery import Delivery
@@ -31,7 +31,8 @@ I = TypeVar("I", bound=Integration)  # noqa: E741 - an integration
 MACHINERY_CONNECTIONS = 16
 #: Seconds a connection may take to open.
 CONNECT_TIMEOUT = 5
-#: Seconds that whoever has just committed waits for Redis; the relay does what could not be announced.
+#: Seconds that whoever has just committed, or is about to call an upstream, waits for Redis; the relay does what could
+#: not be announced, and a process that cannot share a circuit has one of its own.
 ANNOUNCE_TIMEOUT = 0.25
 #: Seconds a transaction may lie idle before Postgres ends it, with its locks: a job may wait for an upstream meanwhile;
 #: our machinery never waits, so it was frozen or cut off, and the others must not wait for it.
@@ -107,8 +108,12 @@ class Runtime:
 
     @cached_property
     def _announcer(self) -> Announcer:
-        shared = redis_servers.connect_one(self.settings.core.redis_url.get_secret_value(), ANNOUNCE_TIMEOUT)
-        return Announcer(delivery.through(self.settings.broker_url, ANNOUNCE_TIMEOUT), Bell(shared))
+        return Announcer(delivery.through(self.settings.broker_url, ANNOUNCE_TIMEOUT), Bell(self.hasty_redis))
+
+    @cached_property
+    def hasty_redis(self) -> redis.Redis:
+        """What processes share, for whoever can do without an answer and must not wait for one."""
+        return redis_servers.connect_one(self.settings.core.redis_url.get_secret_value(), ANNOUNCE_TIMEOUT)
 
     @cached_property
     def redis(self) -> redis.Redis:
@@ -136,6 +141,7 @@ class Runtime:
                         status=0,
                     )
                 self._integrations[kind] = kind(settings)
+                circuits.share(self._integrations[kind], self.hasty_redis, self.machinery)
             made = self._integrations[kind]
         if not isinstance(made, kind):
             raise TypeError(f"asked for {kind.__name__}, got {type(made).__name__}")
@@ -145,8 +151,9 @@ class Runtime:
         """Let go of everything."""
         for made in self._integrations.values():
             made.close()
-        if "redis" in self.__dict__:
-            self.redis.close()
+        for name in ("redis", "hasty_redis"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
         for name in ("engine", "machinery"):
             if name in self.__dict__:
                 self.__dict__[name].dispose()

@@ -5,7 +5,7 @@ run without a leader; the unique slot makes a double fire impossible whatever ha
 the number of statements does not depend on how many there are. Each planned fire gets its row with its outcome
 (`workers/plan.py`). One that meets an unfinished run of its schedule does what its policy says
 (`jobs/_fire_policy.py`); the lock on the schedule's row makes that look at the runs safe. While its queue, its job or
-an upstream that it needs is paused, fires share one waiting run whatever the policy is.
+an upstream that it needs is paused or left alone, fires share one waiting run whatever the policy is.
 """
 
 import time
@@ -21,7 +21,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 import jobs
 from jobs import BadRule, Overlap, UnknownJob
 from jobs._fires import Fire, enqueue_fires
-from workers import logs
+from workers import circuits, logs
 from workers.plan import Plan, Recorded, look
 
 #: Schedules taken in one transaction; fewer when many fires of each are due after a downtime, so that planning takes
@@ -77,10 +77,11 @@ UNFINISHED = text("""
     SELECT schedule, id, state <> 'running' AND attempt = 0 AS waits FROM runs
     WHERE schedule = ANY(:names) AND state IN ('waiting', 'queued', 'running') ORDER BY id
 """)
-HELD = text("""
+HELD = text(f"""
     SELECT 'queue' AS kind, name FROM queues WHERE paused_at IS NOT NULL
     UNION ALL SELECT 'job', job FROM pauses WHERE key = '' AND paused_at IS NOT NULL
     UNION ALL SELECT 'upstream', name FROM upstreams WHERE paused_at IS NOT NULL
+    UNION ALL SELECT 'upstream', name FROM upstreams WHERE {circuits.IS_OPEN}
 """)
 REPLACE = text("""
     UPDATE runs SET cancel_requested_at = now(),
@@ -95,6 +96,10 @@ ONE = text("""
     SELECT coalesce(job, name) AS job, args, clock_timestamp() AS moment FROM schedules
     WHERE name = :name AND retired_at IS NULL
 """)
+
+
+#: Policies by which each fire adds a run.
+_SHARED = {Overlap.ALLOW, Overlap.QUEUE}
 
 
 class Unfinished(NamedTuple):
@@ -192,7 +197,7 @@ def _known(connection: Connection, plans: Sequence[Plan]) -> defaultdict[str, se
 def _joined(connection: Connection, became: dict[Plan, list[Recorded]]) -> dict[Plan, list[Recorded]]:
     """Let fires that want a run and meet an unfinished one do what their policy says."""
     wanting = [plan for plan, slots in became.items() if any(slot.wants for slot in slots)]
-    held = _held(connection) if any(plan.policy.overlap is Overlap.ALLOW for plan in wanting) else set()
+    held = _held(connection) if any(plan.policy.overlap in _SHARED for plan in wanting) else set()
     overlaps = {plan: _overlap(plan, held) for plan in wanting}
     asking = [plan.name for plan, overlap in overlaps.items() if overlap is not Overlap.ALLOW]
     unfinished = _unfinished(connection, asking) if asking else {}
@@ -208,9 +213,12 @@ def _held(connection: Connection) -> set[tuple[str, str]]:
 
 
 def _overlap(plan: Plan, held: set[tuple[str, str]]) -> Overlap:
-    job = plan.job
-    needed = {("queue", job.queue), ("job", job.name), *(("upstream", upstream.name) for upstream in job.needs)}
-    return Overlap.QUEUE if plan.policy.overlap is Overlap.ALLOW and needed & held else plan.policy.overlap
+    job, overlap = plan.job, plan.policy.overlap
+    if overlap not in _SHARED:
+        return overlap
+    if held & {("upstream", upstream.name) for upstream in job.needs}:
+        return Overlap.JOIN  # its run is put back as often as it begins, so it may have begun already
+    return Overlap.QUEUE if held & {("queue", job.queue), ("job", job.name)} else overlap
 
 
 def _unfinished(connection: Connection, names: list[str]) -> defaultdict[str, list[Unfinished]]:

@@ -29,6 +29,11 @@ FAILING = {
 }
 #: Syncs made against a failing warehouse until each kind of failure was met at least once.
 TRIES = 4
+CIRCUIT = "SELECT count(*) FROM upstreams WHERE circuit_opened_at IS NOT NULL"
+TOLD = "SELECT extract(epoch FROM circuit_told_at)::bigint FROM upstreams WHERE name = 'warehouse'"
+FAILURES = "SELECT coalesce(sum(failures), 0) FROM runs WHERE state <> 'succeeded'"
+HELD_BY_CIRCUIT = """SELECT count(DISTINCT run_id) FROM attempts
+    WHERE outcome = 'snoozed' AND error LIKE '%circuit of warehouse is open since%'"""
 APPLIED = "SELECT count(*) FROM runs WHERE job = 'warehouse.apply_event' AND state <> 'succeeded'"
 
 
@@ -59,6 +64,26 @@ def test_a_sync_outwaits_a_warehouse_that_does_not_answer_and_other_work_goes_on
         stage.upstreams.resume()
     proof.succeeded(stage, waiting)
     proof.adds_up(stage)
+
+
+def test_work_waits_for_a_warehouse_that_is_down_burns_no_attempt_and_is_all_done_once_it_is_back(stage: Stage) -> None:
+    stage.upstreams.admin.faults(error_rate=1)
+    try:
+        waiting = [proof.run(stage, f"warehouse.{job}") for job in ("sync", "walk")]
+        stage.wait_for("the circuit to open", lambda: stage.number(CIRCUIT) == 1, seconds=proof.HEALING)
+        stage.upstreams.admin.sell(20, wait_s=proof.HEALING)
+        stage.wait_for("held runs", lambda: stage.number(HELD_BY_CIRCUIT) >= 20, seconds=proof.HEALING)
+        before, opened = stage.number(FAILURES), stage.number(TOLD)
+        stage.wait_for("a failed probe", lambda: stage.number(TOLD) > opened, seconds=proof.HEALING)
+        assert "the circuit of warehouse is open since" in told(stage.environment, "runs", "show", str(waiting[0]))
+        assert "open since" in told(stage.environment, "upstreams", "list")
+        assert stage.number(FAILURES) == before
+    finally:
+        stage.upstreams.admin.reset_faults()
+    for run in waiting:
+        proof.succeeded(stage, run)
+    proof.adds_up(stage)
+    assert stage.number(CIRCUIT) == 0
 
 
 def test_a_wrong_token_ends_the_run_with_a_sentence_and_the_right_one_lets_it_run_again(stage: Stage) -> None:

@@ -197,6 +197,22 @@ def test_a_pause_that_nobody_ended_for_a_day_is_found_and_one_with_an_end_is_not
     assert said.endswith("UTC (upgrade) and nobody has resumed it: `headrace queues resume` lets it go on.")
 
 
+def test_a_circuit_that_is_open_for_too_long_is_told_while_somebody_probes_it(engine: Engine) -> None:
+    rows.change(
+        engine,
+        f"""INSERT INTO upstreams (name, circuit_opened_at, next_probe_at, circuit_error)
+        VALUES ('warehouse', {ago(minutes=12)}, now(), 'it did not answer: later.'),
+        ('stripe', {ago(minutes=4)}, now(), ''),
+        ('depot', {ago(hours=12)}, {ago(minutes=6)}, 'nothing needs it')""",
+    )
+    (told,) = found(engine, Kind.CIRCUIT)
+    assert told.subject == "warehouse"
+    assert told.sentence == (
+        "The circuit of warehouse is open for 12 min, limit 5 min (it did not answer: later): what needs it waits and"
+        " goes on by itself; ask the people of warehouse, see `headrace upstreams list`."
+    )
+
+
 def test_every_kind_but_the_trial_is_looked_for() -> None:
     assert [kind for kind, *_ in _conditions.CONDITIONS] == [kind for kind in Kind if kind is not Kind.TEST]
 

@@ -48,13 +48,15 @@ TABLE: list[tuple[BaseException, tuple[Outcome, State, bool]]] = [
 ]
 
 
-def judge(error: BaseException, failures: int = 0, max_attempts: int = 3, *, timed_out: bool = False) -> Decision:
+def judge(
+    error: BaseException, failures: int = 0, max_attempts: int = 3, *, timed_out: bool = False, seed: int = 1
+) -> Decision:
     return decide(
         error,
         failures=failures,
         max_attempts=max_attempts,
         backoff=Backoff(first=8, longest=100),
-        random=Random(1),
+        random=Random(seed),
         timed_out=timed_out,
     )
 
@@ -88,6 +90,14 @@ def test_a_last_failure_is_the_end_and_one_before_it_is_not() -> None:
 def test_a_snooze_is_never_the_end() -> None:
     assert judge(Throttled("x", upstream="u", retry_after=7), failures=2).state == State.WAITING
     assert judge(Snooze(7, "x"), failures=99).delay == 7
+
+
+def test_those_who_wait_for_one_circuit_do_not_all_come_back_at_once() -> None:
+    for wait, most in ((2.0, 3.0), (100.0, 125.0)):
+        error = CircuitOpen("x", upstream="u", retry_after=wait)
+        delays = {judge(error, seed=seed).delay for seed in range(50)}
+        assert wait <= min(delays) < max(delays) <= most
+        assert max(delays) - min(delays) > (most - wait) / 2
 
 
 def test_a_time_limit_is_a_failure_with_a_name_of_its_own() -> None:

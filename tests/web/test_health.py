@@ -20,6 +20,7 @@ from web.question import Silence
 from web.recent import DeadView, RetryingView
 from workers.canaries import CanaryView
 from workers.census import GenerationView, IndexView, ProcessView, QueueView, StreamView, TotalsView
+from workers.circuits import CircuitView
 from workers.timetable import ScheduleView
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -69,6 +70,7 @@ WELL = Snapshot(
     movements=[],
     recent_runs=[],
     canaries=[CANARY],
+    circuits=[],
 )
 ANSWERING: dict[str, Silence | None] = {"redis": None, "elasticsearch": None}
 
@@ -109,6 +111,16 @@ TROUBLES = [
         "ada paused the queue search 90 s ago, 2 due runs held",
     ),
     (replace(WELL, schedules=[replace(SCHEDULE, next_fire_at=NOW - LATE)]), "amber", "a.b should have fired 90 s ago"),
+    (
+        replace(WELL, circuits=[CircuitView("warehouse", NOW - LATE, NOW, "it did not answer in time: later.")]),
+        "amber",
+        "The circuit of warehouse is open for 90 s (it did not answer in time: later): what needs it waits",
+    ),
+    (
+        replace(WELL, circuits=[CircuitView("warehouse", NOW - timedelta(seconds=301), NOW, None)]),
+        "red",
+        "The circuit of warehouse is open for 5 min, limit 5 min (no error)",
+    ),
     (replace(WELL, streams=[replace(STREAM, freshness_seconds=7201.0)]), "amber", "was last read 2 h ago, limit 2 h"),
     (replace(WELL, streams=[replace(STREAM, freshness_seconds=None)]), "amber", "was never read to its end"),
     (replace(WELL, streams=[replace(STREAM, held_deletions=12)]), "amber", "12 items of warehouse/products vanished"),

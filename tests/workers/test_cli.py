@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+import redis
 from sqlalchemy import Engine, text
 
 from models import migrations
@@ -442,6 +443,28 @@ def test_an_upstream_is_held_and_reset(ask: Cli) -> None:
     stripe = next(row for row in parsed(ask("upstreams", "list", "--json")) if row["name"] == "stripe")
     assert (stripe["paused_by"], stripe["configured"]) == ("kim", False)
     assert "goes on" in ask("upstreams", "reset", "stripe").stdout
+
+
+def test_an_open_circuit_is_listed_and_closed_by_a_reset(ask: Cli, engine: Engine, environment: dict[str, str]) -> None:
+    rows.change(
+        engine,
+        """INSERT INTO upstreams (name, circuit_opened_at, next_probe_at, circuit_error)
+        VALUES ('stripe', now() - interval '4 min', now() + interval '1 min', 'stripe did not answer in time')""",
+    )
+    with redis.Redis.from_url(environment["REDIS_URL"]) as store:
+        store.hset("headrace:circuit:stripe", mapping={"until": "99999999999999", "since": "1", "opened": "1"})
+        stripe = next(row for row in parsed(ask("upstreams", "list", "--json")) if row["name"] == "stripe")
+        assert stripe["circuit_error"] == "stripe did not answer in time"
+        assert stripe["next_probe_at"] > stripe["circuit_opened_at"]
+        assert "open since" in " ".join(ask("upstreams", "list").stdout.split())
+        tried = ask("upstreams", "reset", "stripe", "--dry-run").stdout
+        assert "the circuit of stripe is open and would be closed" in tried
+        assert store.exists("headrace:circuit:stripe")
+        assert "the circuit of stripe is closed: the next call may try" in ask("upstreams", "reset", "stripe").stdout
+        assert not store.exists("headrace:circuit:stripe")
+    assert "was not open" in ask("upstreams", "reset", "stripe").stdout
+    assert rows.one(engine, "SELECT count(*) FROM audit WHERE action = 'upstreams reset'") == 1
+    assert rows.one(engine, "SELECT circuit_opened_at FROM upstreams WHERE name = 'stripe'") is None
 
 
 def test_a_webhook_is_shown_and_handed_to_its_job_again(ask: Cli, engine: Engine) -> None:

@@ -158,6 +158,12 @@ def needy(context: Context) -> None:
     del context
 
 
+@job(queue="trial", needs=(Warehouse,), backoff=QUICK)
+def call(context: Context) -> None:
+    """Call an upstream."""
+    context.use(Warehouse).probe()
+
+
 @job(queue="trial", time_limit=0.3, max_attempts=1)
 def stubborn(context: Context) -> None:
     """Swallow the first word about its time limit and go on for a moment."""

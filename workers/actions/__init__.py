@@ -11,6 +11,7 @@ at once do it once. What cannot be done is refused with a sentence, never half d
 from workers.actions._alerts import ALL, silence, silence_name, try_alerts, unsilence
 from workers.actions._asking import enqueue, fire
 from workers.actions._audit import Refused, record
+from workers.actions._circuits import close_circuit
 from workers.actions._events import EventSelection, Replayed, backfill, replay, replayable
 from workers.actions._groups import Group, groups, on_the_broker
 from workers.actions._holds import HOLDS, RAMP, Hold, is_paused, keys_of, limit, pause, resume
@@ -55,6 +56,7 @@ __all__ = [
     "candidates",
     "change",
     "check_rewind",
+    "close_circuit",
     "enqueue",
     "find_stream",
     "fire",
