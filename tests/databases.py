@@ -37,10 +37,13 @@ SHAPE = """
         SELECT version_num FROM alembic_version
     ) AS shape (line)
 """
+#: Those that something was written to; of one whose rows are gone and vacuumed away, the numbers of its rows tell.
 TABLES = """
-    SELECT oid::regclass::text FROM pg_class
+    SELECT oid::regclass::text FROM pg_class t
     WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'alembic_version'
-        AND pg_relation_size(oid) > 0
+        AND (pg_relation_size(oid) > 0 OR EXISTS (
+            SELECT 1 FROM pg_depend d JOIN pg_sequence s ON s.seqrelid = d.objid
+            WHERE d.refobjid = t.oid AND d.deptype = 'i' AND pg_sequence_last_value(s.seqrelid) IS NOT NULL))
 """
 
 _numbers = count(1)
