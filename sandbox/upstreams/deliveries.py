@@ -6,6 +6,7 @@ may be told to go out twice, to be overtaken, or to get lost, as the switches sa
 """
 
 import asyncio
+import sys
 import time
 from dataclasses import dataclass, field
 
@@ -119,6 +120,8 @@ class Deliveries:
         headers = {"Content-Type": "application/json", **self.sign(message.id, int(time.time()), message.body)}
         try:
             answer = await client.post(f"{self.target}{self.path}", content=message.body, headers=headers)
-        except (httpx.HTTPError, httpx.InvalidURL):
+        except Exception as error:  # noqa: BLE001 - a receiver that is cut off in the middle may surface as anything
+            if not isinstance(error, httpx.HTTPError | httpx.InvalidURL):
+                print(f"a webhook could not be sent: {error!r}", file=sys.stderr, flush=True)
             return False
         return answer.is_success
