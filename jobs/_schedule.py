@@ -11,7 +11,7 @@ A rule is kept in the database as its text and its zone, and read back from them
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from functools import lru_cache
@@ -178,22 +178,26 @@ def at(moment: str, *, zone: str = "UTC", **policies: Unpack[Policies]) -> At:
     return At(_moment(moment, zone), zone, FirePolicy(**policies))
 
 
-@lru_cache(maxsize=20_000)
 def read(text: str, zone: str, policy: FirePolicy = MAKE_IT_SO) -> Rule:
     """Return the rule that has this text and this zone.
 
     Raises:
         BadRule: If none has, or it cannot be read.
     """
+    return replace(_read(text, zone), policy=policy)
+
+
+@lru_cache(maxsize=20_000)
+def _read(text: str, zone: str) -> Every | Cron | At:
     _check_zone(zone)
     kind, _, rest = text.partition(" ")
     match kind:
         case "every":
-            return Every(_interval(rest), zone, policy)
+            return Every(_interval(rest), zone)
         case "cron":
-            return Cron(_checked(rest, zone), zone, policy)
+            return Cron(_checked(rest, zone), zone)
         case "at":
-            return At(_moment(rest, zone), zone, policy)
+            return At(_moment(rest, zone), zone)
         case _:
             raise BadRule(f"{text!r} is no rule: write `every 15 min`, `cron 0 3 * * *` or `at 2026-12-01T08:00`")
 

@@ -1,6 +1,6 @@
 """Rules in time: what cron means by its fields, and what clocks do twice a year."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import islice, pairwise, takewhile
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from jobs import BadRule, Rule, at, cron, every, read_rule
+from jobs import BadRule, FirePolicy, Rule, at, cron, every, read_rule
 from jobs._schedule import EPOCH, fires, newest
 
 ZONES = (
@@ -264,6 +264,11 @@ def test_going_on_with_a_rule_or_asking_it_anew_gives_the_same_fires(rule: Rule,
 @given(RULES_OF_ANY_KIND)
 def test_a_rule_is_read_back_from_its_text_and_its_zone(rule: Rule) -> None:
     assert read_rule(rule.text, rule.zone) == rule
+
+
+def test_a_rule_is_read_back_with_a_policy_that_leaves_out_a_plain_set_of_days() -> None:
+    policy = FirePolicy(excluding={date(2026, 12, 25)})
+    assert read_rule("every 1 h", "UTC", policy) == every(hours=1, excluding={date(2026, 12, 25)})
 
 
 @given(RULES_OF_ANY_KIND, moments, st.integers(0, 10**6), st.integers(1, 40))
