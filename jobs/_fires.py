@@ -15,13 +15,13 @@ from jobs._job import Job
 
 INSERT = text("""
     WITH given AS (
-        SELECT *, greatest(clock_timestamp(), coalesce(due_at, clock_timestamp())) AS first_due
+        SELECT *, greatest(clock_timestamp(), due_at) AS first_due
         FROM jsonb_to_recordset(CAST(:fires AS jsonb)) AS f(
             place int, job text, queue text, priority int, key text, args jsonb, max_attempts int, due_at timestamptz,
             schedule text, slot_at timestamptz, expires float8, retry_for float8)
     )
     INSERT INTO runs (job, queue, priority, key, args, max_attempts, due_at, schedule, slot_at, expires_at, deadline_at)
-    SELECT job, queue, priority, key, args, max_attempts, coalesce(due_at, clock_timestamp()), schedule, slot_at,
+    SELECT job, queue, priority, key, args, max_attempts, first_due, schedule, slot_at,
         first_due + expires * interval '1 second', first_due + retry_for * interval '1 second'
     FROM given ORDER BY place
     RETURNING schedule, slot_at, id

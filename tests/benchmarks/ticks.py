@@ -8,13 +8,11 @@ declaration of as many jobs; the next ones find nothing to change. The memory is
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import psutil
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection, Engine, text
 
 from jobs import Job, cron, every
 from sandbox._process import Child
@@ -24,6 +22,7 @@ from tests.benchmarks.peers import headrace
 from tests.benchmarks.plan import Plan
 from tests.benchmarks.report import Table, figure
 from tests.benchmarks.rounds import Figures, take_turns
+from tests.statements import counting
 from workers import declaring, settings, slots
 from workers.runtime import Runtime
 
@@ -83,7 +82,7 @@ def _ticked(engine: Engine, many: int) -> Figures:
         connection.execute(MANY, {"many": many})
     with engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE schedules"))
-    with _counting(engine) as statements:
+    with counting(engine) as statements:
         tick = _milliseconds(lambda: _take_all(engine))
     with engine.begin() as connection:
         look = _milliseconds(lambda: slots.take_due(connection))
@@ -101,18 +100,6 @@ def _milliseconds(action: Any) -> float:
     began = time.perf_counter()
     action()
     return (time.perf_counter() - began) * 1000
-
-
-@contextmanager
-def _counting(engine: Engine) -> Iterator[list[str]]:
-    seen: list[str] = []
-
-    def note(*arguments: Any) -> None:
-        seen.append(arguments[2])
-
-    event.listen(engine, "before_cursor_execute", note)
-    yield seen
-    event.remove(engine, "before_cursor_execute", note)
 
 
 def _memory(plan: Plan, environment: dict[str, str], engine: Engine, many: int) -> float:

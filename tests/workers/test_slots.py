@@ -1,21 +1,21 @@
 """Firing schedules: every planned fire ends in one row, whoever records it and however late."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from threading import Barrier
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection, Engine, text
 
 import jobs
 from jobs import ONCE, SKIP, Context, Job, Missed, Overlap, Rule, UnknownJob, cron, each, every, job
 from jobs import _job as registry
 from jobs._fire_policy import LATE
+from tests.statements import counting
 from tests.workers import rows
 from tests.workers.trial_jobs import effect
 from workers import declaring, ledger, slots
@@ -533,16 +533,3 @@ def test_a_pause_that_has_ended_is_lifted_only_when_its_fires_are_recorded(
         pass
     assert {slot.outcome for slot in recorded(engine)} == {"skipped_paused"}
     assert rows.one(engine, "SELECT count(*) FROM schedules WHERE paused_at IS NOT NULL") == 0
-
-
-@contextmanager
-def counting(engine: Engine) -> Iterator[list[str]]:
-    """Collect the statements that are executed meanwhile."""
-    seen: list[str] = []
-
-    def note(*arguments: Any) -> None:
-        seen.append(arguments[2])
-
-    event.listen(engine, "before_cursor_execute", note)
-    yield seen
-    event.remove(engine, "before_cursor_execute", note)

@@ -75,12 +75,8 @@ def change(connection: Connection, name: str, rule: Rule, *, by: str, reason: st
         Refused: If there is no such schedule, or it would never fire.
     """
     row = _row(connection, name)
-    first = _first(connection, rule)
-    replaced = {"replaced_rule": Schedule.declared_rule, "replaced_zone": Schedule.declared_zone}
-    _set(connection, name, rule=rule.text, zone=rule.zone, next_fire_at=first, changed_by=by, **replaced)
-    told = {"before": f"{row.rule} ({row.zone})", "after": f"{rule.text} ({rule.zone})", "reason": reason}
-    record(connection, by=by, action="schedules change", target=name, details=told)
-    return Planned(rule, first)
+    replaced = {"replaced_rule": Schedule.declared_rule, "replaced_zone": Schedule.declared_zone, "changed_by": by}
+    return _fire_by(connection, row, rule, replaced, by=by, reason=reason)
 
 
 def as_declared(connection: Connection, name: str, *, by: str, reason: str | None = None) -> Planned:
@@ -95,12 +91,8 @@ def as_declared(connection: Connection, name: str, *, by: str, reason: str | Non
     if row.replaced_rule is None:
         raise Refused(f"the schedule {name} fires as the code declares it: {row.rule} ({row.zone})")
     rule = jobs.read_rule(row.declared_rule, row.declared_zone)
-    first = _first(connection, rule)
-    given_back = {"replaced_rule": null(), "replaced_zone": null(), "changed_by": null()}
-    _set(connection, name, rule=rule.text, zone=rule.zone, next_fire_at=first, **given_back)
-    told = {"before": f"{row.rule} ({row.zone})", "after": f"{rule.text} ({rule.zone})", "reason": reason}
-    record(connection, by=by, action="schedules change", target=name, details=told)
-    return Planned(rule, first)
+    given_back = dict.fromkeys(("replaced_rule", "replaced_zone", "changed_by"), null())
+    return _fire_by(connection, row, rule, given_back, by=by, reason=reason)
 
 
 def remove(connection: Connection, name: str, *, by: str) -> None:
@@ -121,6 +113,17 @@ def _check(name: str, job: Job[Any], rule: Rule) -> None:
         raise Refused(f"{name!r} cannot be the name of a schedule: use a-z, 0-9, - and _, at most 63, and no dot")
     if rule.policy.overlap is Overlap.QUEUE and job.limit != 1:
         raise Refused(f"fires of {job.name} would not queue behind each other: it may run more than once at a time")
+
+
+def _fire_by(
+    connection: Connection, row: Any, rule: Rule, columns: Mapping[str, Any], *, by: str, reason: str | None
+) -> Planned:
+    """Let a schedule fire by a rule from now on, with what belongs to that, and write it into the audit."""
+    first = _first(connection, rule)
+    _set(connection, row.name, rule=rule.text, zone=rule.zone, next_fire_at=first, **columns)
+    told = {"before": f"{row.rule} ({row.zone})", "after": f"{rule.text} ({rule.zone})", "reason": reason}
+    record(connection, by=by, action="schedules change", target=row.name, details=told)
+    return Planned(rule, first)
 
 
 def _first(connection: Connection, rule: Rule) -> datetime:
