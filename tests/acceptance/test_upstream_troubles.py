@@ -75,7 +75,10 @@ def test_work_waits_for_a_warehouse_that_is_down_burns_no_attempt_and_is_all_don
         stage.wait_for("held runs", lambda: stage.number(HELD_BY_CIRCUIT) >= 20, seconds=proof.HEALING)
         before, opened = stage.number(FAILURES), stage.number(TOLD)
         stage.wait_for("a failed probe", lambda: stage.number(TOLD) > opened, seconds=proof.HEALING)
-        assert "the circuit of warehouse is open since" in told(stage.environment, "runs", "show", str(waiting[0]))
+        # The run may be the one that has just probed: then it says so once it is put back.
+        show = ("runs", "show", str(waiting[0]))
+        reason = "the circuit of warehouse is open since"
+        stage.wait_for("the reason", lambda: reason in told(stage.environment, *show), seconds=proof.HEALING)
         assert "open since" in told(stage.environment, "upstreams", "list")
         assert stage.number(FAILURES) == before
     finally:
