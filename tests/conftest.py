@@ -25,8 +25,18 @@ settings.load_profile("headrace")
 # A shell lets what it starts in the background ignore Ctrl-C, and the programs of the tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-#: Files whose tests start whole processes and wait for them. They begin first: at the end nobody waits for them.
-LONG = ("docs/", "acceptance/", "chaos/", "transports/test_engine", "workers/test_watchdog", "workers/test_process")
+#: Files that take the longest, most of them because their tests start whole processes and wait for them. They begin
+#: first: at the end nobody waits for them.
+LONG = (
+    "docs/",
+    "acceptance/",
+    "chaos/",
+    "transports/test_engine",
+    "workers/test_cli.py",
+    "workers/test_process",
+    "workers/test_scheduler",
+    "workers/test_watchdog",
+)
 
 
 @pytest.hookimpl(trylast=True)
