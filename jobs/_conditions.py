@@ -243,7 +243,7 @@ def _drift(row: Row[Any]) -> Told:
     if row.error:
         return row.name, f"The check of the {row.name} did not end well: {row.error}; `headrace run {LEDGER} --wait`."
     return row.name, (
-        f"The last check found {counted(row.differing, 'product')} that differ between Postgres and the search index:"
+        f"The last check found {counted(row.differing, 'product')} not the same in Postgres and the search index:"
         " run `headrace search repair`, then `headrace search verify`."
     )
 

@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -70,8 +72,13 @@ def _exists(document: Path, link: str) -> bool:
     return target.exists() and (not anchor or anchor in documents.anchors(target))
 
 
+@cache
+def _command_line() -> Any:
+    return typer.main.get_command(app)
+
+
 def _is_known(line: str) -> bool:
-    command = typer.main.get_command(app)
+    command = _command_line()
     for word in line.split()[1:]:
         subcommands = getattr(command, "commands", None)
         if subcommands is None:

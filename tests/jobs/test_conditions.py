@@ -169,7 +169,7 @@ def test_drift_is_what_the_last_daily_checks_said(engine: Engine) -> None:
     add_run(engine, "dead", **LEDGER, error="'1 of 9 levels do not add up'")
     assert subjects(engine, Kind.DRIFT) == {"search index", "stock ledger"}
     said = {finding.subject: finding.sentence for finding in found(engine, Kind.DRIFT)}
-    assert said["search index"].startswith("The last check found 3 products that differ")
+    assert said["search index"].startswith("The last check found 3 products not the same")
     assert "1 of 9 levels do not add up" in said["stock ledger"]
     add_run(engine, "succeeded", **VERIFY, result="""'{"missing": 0, "stale": 0, "orphans": 0}'""")
     add_run(engine, "succeeded", **LEDGER, result="""'{"levels": 9, "wrong": 0}'""")

@@ -118,6 +118,12 @@ def test_it_is_also_a_module(environment: dict[str, str]) -> None:
     assert "headrace" in done.stdout
 
 
+def test_the_arguments_of_a_job_are_listed_as_they_are_given(ask: Cli) -> None:
+    listed = {job["name"]: job["arguments"] for job in parsed(ask("jobs", "--json"))}
+    assert listed["maintenance.prune"][0] == "succeeded: int = 30"
+    assert listed["alerts.to_email"] == ["alert: int", "what: Literal['opened', 'resolved']"]
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

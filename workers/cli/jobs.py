@@ -1,7 +1,7 @@
 """The jobs of this system: what can be run, when it runs by itself, what it answers, and holding one back."""
 
 import inspect
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
@@ -62,9 +62,15 @@ def _row(job: Job[Any]) -> dict[str, Any]:
         "per_key": job.per_key,
         "ordered": job.ordered,
         "time_limit_seconds": job.time_limit,
-        "arguments": [str(parameter) for parameter in _parameters(job)],
+        "arguments": [_shown(parameter) for parameter in _parameters(job)],
         "summary": (inspect.getdoc(job.function) or "").partition("\n")[0],
     }
+
+
+def _shown(parameter: inspect.Parameter) -> str:
+    """Return name, type and default; the bounds of a value are told to whoever passes them."""
+    kind = parameter.annotation
+    return str(parameter.replace(annotation=get_args(kind)[0] if get_origin(kind) is Annotated else kind))
 
 
 def _parameters(job: Job[Any]) -> list[inspect.Parameter]:
