@@ -4,7 +4,8 @@ A `Child` is a server that this process started in a session of its own, so that
 which order things stop. Beside it sits a guard: a tiny shell that reads a pipe only we hold open. Should we die in any
 way, even by `kill -9`, the kernel closes the pipe and the guard ends the server. (The kernel's parent-death signal
 would fire already when the *thread* that started the server ends, and we start servers from threads.) The pid is also
-written to a file, so that the next start can remove what a lost guard left behind.
+written to a file, so that the next start can remove what a lost guard left behind. The server itself begins only when
+both are there: until we say so, its process is a shell that reads a pipe of ours, too, and leaves when we die first.
 
 A `Server` is what the sandbox hands out: a kept port, a directory, and start, stop, kill, restart.
 """
@@ -20,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import IO, ClassVar, Self, cast
 
 import psutil
 
@@ -35,6 +36,7 @@ _READY_SECONDS = 60.0
 _END_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 _GUARD = 'read -r farewell && exit 0; kill -"$1" "$2"; kill -CONT "$2"'
+_ONCE_GUARDED = 'read -r guarded || exit; exec "$@" </dev/null'
 
 
 class ServerStartError(RuntimeError):
@@ -79,8 +81,8 @@ class Child:
         self._log_start = self._log.stat().st_size
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
+                ["/bin/sh", "-c", _ONCE_GUARDED, name, *command],
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=cwd or directory,
@@ -93,6 +95,7 @@ class Child:
         self._guard = _guard(self._process.pid, farewell)
         self._pid_file = directory / f"{name}.pid"
         self._pid_file.write_text(f"{self.pid} {psutil.Process(self.pid).create_time()}\n")
+        self._begin()
 
     @property
     def pid(self) -> int:
@@ -138,6 +141,11 @@ class Child:
             _kill_tree(psutil.Process(self.pid))
             self._process.wait()
         self._forget()
+
+    def _begin(self) -> None:
+        # One that was killed already is seen by whoever waits for it.
+        with suppress(BrokenPipeError), cast("IO[bytes]", self._process.stdin) as word:
+            word.write(b"guarded\n")
 
     def _forget(self) -> None:
         self._pid_file.unlink(missing_ok=True)

@@ -338,6 +338,23 @@ def test_a_child_that_ends_at_once_is_reported_with_the_end_of_its_log(tmp_path:
     assert not (tmp_path / "oracle.pid").exists()
 
 
+@pytest.mark.parametrize("last", ["_guard", "_begin"])
+def test_a_child_whose_owner_is_killed_before_its_guard_stands_never_begins(tmp_path: Path, last: str) -> None:
+    owner = f"""
+import os, pathlib, signal, sandbox._process as at
+folder = pathlib.Path({str(tmp_path)!r})
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+at._guard = die if {last!r} == "_guard" else at._guard
+at.Child._begin = die
+at.Child("late", ["/bin/sh", "-c", "touch begun; sleep 60"], directory=folder)
+"""
+    done = subprocess.run([sys.executable, "-c", owner], cwd=CHECKOUT, check=False, timeout=30)
+    assert done.returncode == -signal.SIGKILL
+    wait_for(lambda: not [one for one in psutil.process_iter(["cwd"]) if one.info["cwd"] == str(tmp_path)])
+    assert not (tmp_path / "begun").exists()
+
+
 @as_root
 def test_an_ordinary_user_needs_nothing_special(tmp_path_factory: pytest.TempPathFactory) -> None:
     if not shutil.which("setpriv") or subprocess.run([*AS_NOBODY, "true"], check=False, capture_output=True).returncode:
