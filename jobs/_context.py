@@ -14,6 +14,10 @@ A job of many steps goes on where its last attempt stopped. The place is saved i
     with context.transaction() as session:
         ...
         context.checkpoint(session, {"page": page + 1})
+
+What it does to an upstream it does once, however often it is tried: the key of a step is the same in each attempt.
+
+    context.use(Shop).charge(order, idempotency_key=context.idempotency_key("charge"))
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +31,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session, sessionmaker
 
 from integrations import Integration
-from jobs import _checkpoint
+from jobs import _checkpoint, _idempotency
 from jobs._enqueue import PARENT
 from jobs._signals import Cancel, Interrupted
 
@@ -75,6 +79,7 @@ class Context:
     #: The last checkpoint of an earlier attempt, empty when there is none: also after a rescue, a shutdown or a snooze.
     resume_from: Mapping[str, Any] = field(default_factory=dict)
     _lines: int = 0
+    _logical_runs: dict[int, str] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 
     def use(self, kind: type[I]) -> I:
@@ -102,6 +107,24 @@ class Context:
             Interrupted: If the run was taken from this attempt; let it pass, so that the transaction rolls back.
         """
         _checkpoint.save(session, state, job=self.job, run_id=self.run_id, attempt=self.attempt)
+
+    def idempotency_key(self, step: str, *, run_id: int | None = None) -> str:
+        """Return the key of a step: the same in every attempt and replay of this run, another in any other run.
+
+        Args:
+            step: Names what is done, within the run: two effects need two names, such as `refund 1` and `refund 2`.
+            run_id: Of the member of a chunk that the step belongs to; the run of this context without it.
+
+        Raises:
+            ValueError: The step has no usable name, or a chunk did not say whose it is.
+        """
+        if run_id is None and self.other_stops:
+            raise ValueError(f"{self.job}: other runs may be in the chunk next time; say whose step it is with run_id")
+        of = self.run_id if run_id is None else run_id
+        if of not in self._logical_runs:
+            with self.sessions() as session:
+                self._logical_runs[of] = _idempotency.logical_run(session, of)
+        return _idempotency.key(self._logical_runs[of], step)
 
     def log(self, line: str, **fields: Any) -> None:
         """Keep a line with the run; the first thousand of an attempt are kept, each cut at 2,000 characters."""
