@@ -7,8 +7,10 @@ the spot; longer waits are handed up as ``Throttled``, because a worker thread i
 hours belong to whoever called us. Each try passes the upstream's circuit breaker (``integrations._breaker``): an
 upstream that failed too often is left alone, and the call ends at once with ``CircuitOpen``.
 
-Whatever happens becomes one of the errors of ``integrations._errors``. Redirects are not followed, since a credential
-must not travel to where somebody else points; proxies and passwords lying around in the environment are not used.
+Whatever happens becomes one of the errors of ``integrations._errors``. Redirects are not followed and no call leaves
+the configured server, since a credential must not travel to where somebody else points; proxies and passwords lying
+around in the environment are not used. Where a connection may lead is judged where it is opened
+(``integrations._guard``). The journal of whoever is at work hears of each call (``integrations._calls``).
 Known limit: the deadline is looked at between pieces of the body, so answer *headers* that trickle in are bounded only
 per read; the time limit of the run is the net under that.
 """
@@ -20,19 +22,22 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, TypeAlias
-from urllib.parse import urljoin, urlsplit
+from typing import TypeAlias
+from urllib.parse import urlsplit
 
 import httpx
-import orjson
 from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
 from integrations._body import BodyError, LateBodyError, read_body
 from integrations._breaker import Breaker
+from integrations._calls import SAFE_METHODS, Call, noted, template
 from integrations._errors import IntegrationError, NotFound, Rejected, Throttled, Unauthorized, Unavailable
-from integrations._retry_after import http_date, retry_after
+from integrations._guard import AddressGuard, ForbiddenAddressError
+from integrations._origin import origin
+from integrations._problem import one_line, read_problem
+from integrations._reply import Reply
+from integrations._retry_after import retry_after
 
 TRIES = 3
 CONNECT_TIMEOUT = 3.0
@@ -47,44 +52,10 @@ UNTOLD_WAIT = 10.0
 """Seconds to stay away after a 429 that does not say for how long."""
 
 _MOMENTARY = frozenset({408, 425, 500, 502, 503, 504})
-_SAFE_METHODS = frozenset({"GET", "HEAD"})
+_REQUEST_IDS = ("request-id", "x-request-id", "x-amzn-requestid", "x-shopify-request-id")
+"""Headers in which upstreams name a request, so that their people find it."""
 
 Query: TypeAlias = Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A complete answer. Header names are lower case."""
-
-    upstream: str
-    asked: str
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    def json(self) -> Any:
-        """Parse the body.
-
-        Raises:
-            Unavailable: It is not JSON.
-        """
-        try:
-            return orjson.loads(self.body)
-        except orjson.JSONDecodeError as error:
-            kind = self.headers.get("content-type", "no content type")[:60]
-            raise self.odd(f"a body that is not JSON ({kind})") from error
-
-    def odd(self, what: str) -> Unavailable:
-        """Return the error for an answer that makes no sense, for the caller to raise."""
-        message = (
-            f"{self.upstream} answered {self.status} to {self.asked} with {what}: it is asked again later;"
-            " if this persists, look at the upstream's status and at the configured address."
-        )
-        return Unavailable(message, upstream=self.upstream)
-
-    def clock(self) -> datetime | None:
-        """Return the upstream's own time of answering, if it said."""
-        return http_date(self.headers.get("date", ""))
 
 
 class _AgainError(Exception):
@@ -109,6 +80,8 @@ class _Call:
     may_wait: bool
     #: The method and the path, for messages.
     asked: str
+    #: What the journal hears of it.
+    noted: Call
 
     @property
     def remaining(self) -> float:
@@ -126,6 +99,8 @@ class HttpUpstream:
         breaker: What every try passes; None where nobody is to be left alone.
         deadline: Seconds one call may take, with all its tries and waits.
         body_limit: Bytes one unpacked answer may have.
+        outside: Somebody other than the operator gave us the address (check it with ``OutsideAddress``): then it must
+            lead to the public internet, at each connection.
     """
 
     def __init__(
@@ -137,6 +112,7 @@ class HttpUpstream:
         breaker: Breaker | None,
         deadline: float = DEADLINE,
         body_limit: int = BODY_LIMIT,
+        outside: bool = False,
     ) -> None:
         self.upstream = upstream
         self._base_url = base_url
@@ -145,10 +121,10 @@ class HttpUpstream:
         self._deadline = deadline
         self._body_limit = body_limit
         self._client = httpx.Client(
+            transport=_guarded(None if outside else base_url),
             headers={"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "headrace"},
             follow_redirects=False,
             trust_env=False,
-            limits=httpx.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=30.0),
         )
 
     def close(self) -> None:
@@ -181,13 +157,18 @@ class HttpUpstream:
         Raises:
             IntegrationError: See ``integrations._errors``.
         """
+        asked = self._told(method, url)
+        self.require_same_origin(url, asked=asked)
         sent = {**self._authorization(), **(headers or {})}
-        repeatable = method in _SAFE_METHODS or any(name.lower() == "idempotency-key" for name in sent)
-        call = _Call(
-            method, url, params, sent, content, time.monotonic() + self._deadline, repeatable, self._told(method, url)
-        )
+        key = next((value for name, value in sent.items() if name.lower() == "idempotency-key"), None)
+        with noted(self.upstream, method, self._template(url), key) as call:
+            repeatable = method in SAFE_METHODS or key is not None
+            deadline = time.monotonic() + self._deadline
+            return self._tried(_Call(method, url, params, sent, content, deadline, repeatable, asked, call))
+
+    def _tried(self, call: _Call) -> Reply:
         tries = Retrying(
-            stop=_enough(call, TRIES if repeatable else 1),
+            stop=_enough(call, TRIES if call.may_wait else 1),
             wait=_pause,
             retry=retry_if_exception_type(_AgainError),
             reraise=True,
@@ -212,7 +193,8 @@ class HttpUpstream:
         Raises:
             Rejected: It does, so following it would hand our credential to somebody else.
         """
-        if _origin(self._base_url, link) != _origin(self._base_url, ""):
+        found = origin(self._base_url, link)
+        if found is None or found != origin(self._base_url, ""):
             raise Rejected(
                 f"{self.upstream} answered {asked} with a link to another server: it is not followed;"
                 " ask the upstream, and check the configured address.",
@@ -233,6 +215,9 @@ class HttpUpstream:
     def _told(self, method: str, url: str) -> str:
         return f"{method} {urlsplit(url).path}" if self._credential is not None else f"{method} of its secret address"
 
+    def _template(self, url: str) -> str:
+        return template(urlsplit(url).path) if self._credential is not None else "/{secret}"
+
     def _pass(self, call: _Call) -> Reply:
         if self._breaker is None:
             return self._try(call)
@@ -244,6 +229,7 @@ class HttpUpstream:
                 raise
 
     def _try(self, call: _Call) -> Reply:
+        call.noted.tries, call.noted.status, call.noted.request_id = call.noted.tries + 1, None, None
         try:
             reply = self._exchange(call)
         except httpx.TimeoutException as error:
@@ -251,15 +237,26 @@ class HttpUpstream:
         except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL):
             # The library's message repeats the offending header, which may be the credential: cut the chain.
             raise self._unsendable(call) from None
+        except ForbiddenAddressError as error:
+            raise self._forbidden(call, error) from None
         except httpx.ConnectError as error:
             raise _AgainError(self._silence(call, f"could not be reached ({error})")) from error
         except httpx.TransportError as error:
-            raise _AgainError(self._silence(call, f"broke off ({type(error).__name__})")) from error
+            raise _AgainError(self._silence(call, f"broke off ({type(error).__name__})")) from self._shown(error)
         except LateBodyError as error:
             raise self._silence(call, "sent its body too slowly") from error
         except BodyError as error:
             raise self._silence(call, f"sent a body that {error}") from error
+        call.noted.status, call.noted.request_id = reply.status, self._request_id(reply)
         return self._judge(call, reply)
+
+    def _shown(self, error: Exception) -> Exception | None:
+        """Return an error of the library as a cause to show, unless it repeats our credential: some repeat bytes."""
+        return None if any(secret in str(error) for secret in self._secrets()) else error
+
+    def _request_id(self, reply: Reply) -> str | None:
+        said = next((reply.headers[name] for name in _REQUEST_IDS if name in reply.headers), "")
+        return self._without_secrets(one_line(said))[:200] or None
 
     def _exchange(self, call: _Call) -> Reply:
         remaining = max(call.remaining, 0.001)
@@ -303,9 +300,8 @@ class HttpUpstream:
         return _AgainError(error, wait)
 
     def _refusal(self, reply: Reply) -> Rejected:
-        code, detail = _problem(reply.body)
-        for secret in self._secrets():
-            detail = detail.replace(secret, "[secret]")
+        code, detail = read_problem(reply.body)
+        detail = self._without_secrets(detail)[:200]
         said = f"{self.upstream} answered {reply.status} to {reply.asked}"
         kind: type[Rejected] = Rejected
         advice = f"{f' ({detail})' if detail else ''}: asking again gets the same; check what was asked"
@@ -316,6 +312,11 @@ class HttpUpstream:
         elif reply.status < 400:  # noqa: PLR2004 - HTTP's own numbers
             advice = ", a redirect, and we follow none: check the configured address"
         return kind(f"{said}{advice}.", upstream=self.upstream, status=reply.status, code=code)
+
+    def _without_secrets(self, text: str) -> str:
+        for secret in self._secrets():
+            text = text.replace(secret, "[secret]")
+        return text
 
     def _silence(self, call: _Call, what: str) -> Unavailable:
         message = (
@@ -332,6 +333,27 @@ class HttpUpstream:
             code="unsendable",
         )
 
+    def _forbidden(self, call: _Call, error: ForbiddenAddressError) -> Rejected:
+        return Rejected(
+            f"The name in the address of {self.upstream} {error}, so {call.asked} was not sent:"
+            " ask whoever gave it to us.",
+            upstream=self.upstream,
+            status=0,
+            code="forbidden_address",
+        )
+
+
+def _guarded(trusted: str | None) -> httpx.HTTPTransport:
+    """Return what carries requests, with every connection opened by the guard; it trusts the server of this address."""
+    transport = httpx.HTTPTransport(
+        trust_env=False, limits=httpx.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=30.0)
+    )
+    url = httpx.URL(trusted or "")
+    known = (url.raw_host.decode(), url.port or (443 if url.scheme == "https" else 80)) if trusted else None
+    # The library takes no backend of ours; the tests notice if a new version looks for it elsewhere.
+    transport._pool._network_backend = AddressGuard(known)  # noqa: SLF001
+    return transport
+
 
 def _pause(state: RetryCallState) -> float:
     again = state.outcome.exception() if state.outcome else None
@@ -344,28 +366,3 @@ def _pause(state: RetryCallState) -> float:
 def _enough(call: _Call, tries: int) -> Callable[[RetryCallState], bool]:
     """Stop after so many tries, or when the pause before the next one would outlast the call."""
     return lambda state: state.attempt_number >= tries or state.upcoming_sleep >= call.remaining
-
-
-def _origin(base_url: str, link: str) -> tuple[str, str | None, int | None] | None:
-    try:
-        parts = urlsplit(urljoin(base_url + "/", link))
-        return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError:
-        return None
-
-
-def _problem(body: bytes) -> tuple[str | None, str]:
-    """Find the machine word and the sentence in an error body: problem+json, or Stripe's ``error`` object."""
-    try:
-        problem = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None, ""
-    inner = problem.get("error") if isinstance(problem, dict) else None
-    fields = inner if isinstance(inner, dict) else problem if isinstance(problem, dict) else {}
-    code = fields.get("code") or fields.get("type")
-    detail = fields.get("detail") or fields.get("message") or fields.get("title") or ""
-    return _one_line(code) or None, _one_line(detail)
-
-
-def _one_line(text: object) -> str:
-    return " ".join(text.split())[:200] if isinstance(text, str) else ""

@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr
 
+_OUTSIDE_PORTS = frozenset({443, 8443})
+"""Where the web answers; other ports of a stranger's address are somebody's inner services."""
+
 
 class IntegrationSettings(BaseModel):
     """The base of every integration's settings: frozen, no unknown names, silent about the values it refuses."""
@@ -63,6 +66,21 @@ def partner_address(value: str) -> str:
     return address
 
 
+def outside_address(value: str) -> str:
+    """Check an address that somebody outside gave us: ``https`` on a usual port, without a credential.
+
+    What its name leads to is checked when a connection is opened, because only then it counts.
+
+    Raises:
+        ValueError: See :func:`plain_address`; also when it is not ``https``, or is on an unusual port.
+    """
+    address = partner_address(value)
+    parts = urlsplit(address)
+    if parts.scheme != "https" or (parts.port or 443) not in _OUTSIDE_PORTS:
+        raise ValueError("the address must start with https:// and be on port 443 or 8443")
+    return address
+
+
 def hook_address(value: SecretStr) -> SecretStr:
     """Check an address that a third party gave out for posting to it: whoever knows it may post, so it is a secret.
 
@@ -95,6 +113,9 @@ PlainAddress = Annotated[str, AfterValidator(plain_address)]
 
 PartnerAddress = Annotated[str, AfterValidator(partner_address)]
 """A base address at a third party; plain ``http`` only on this machine."""
+
+OutsideAddress = Annotated[str, AfterValidator(outside_address)]
+"""An address that somebody outside gave us; never plain ``http``."""
 
 Credential = Annotated[SecretStr, AfterValidator(_sendable)]
 """A secret that travels in a header."""

@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from integrations._calls import noted
 from integrations._channel import Channel, Notice, told
 from integrations._errors import IntegrationError, Rejected, Unauthorized, Unavailable
 from integrations._settings import IntegrationSettings, is_loopback, split_commas
@@ -125,7 +126,9 @@ class AlertEmail(Channel):
 
     def tell(self, notice: Notice) -> list[str]:
         """Send a notice; see :class:`Channel`."""
-        with self._conversation() as server:
+        message_id = f"<{notice.id}@headrace>"
+        with noted(self.name, "SEND", "message", message_id) as call, self._conversation() as server:
+            call.tries = 1
             refused = server.send_message(self._written(notice), self._sender, self._recipients)
         return [f"{address} ({_said(*answer)})" for address, answer in refused.items()]
 

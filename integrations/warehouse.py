@@ -23,8 +23,9 @@ import orjson
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 
 from integrations._errors import BadDelivery, CursorExpired, Rejected
-from integrations._http import HttpUpstream, Reply
+from integrations._http import HttpUpstream
 from integrations._integration import Delivery, Headers, Integration, label_or_none, parse_object, require_label
+from integrations._reply import Reply
 from integrations._settings import Credential, IntegrationSettings, PartnerAddress, Secrets
 from integrations._signatures import standard_webhooks, standard_webhooks_key
 from integrations._warehouse_items import LevelItem, LocationItem, ProductItem, explain, read_moment

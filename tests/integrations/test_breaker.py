@@ -133,7 +133,7 @@ def test_what_was_never_sent_says_nothing_also_not_as_a_probe(store: redis.Redis
     due(store)
     with calling(server.url, store) as client:
         with pytest.raises(IntegrationError, match="could not be put into words"):
-            client.send("POST", "gopher://nowhere", content=b"")
+            client.send("POST", server.url, headers={"X-Bad": "two\nlines"}, content=b"")
         assert store.hexists(KEY, "until")
         post(client, server.url)  # the place of the probe is free again at once
     assert not store.hexists(KEY, "until")
