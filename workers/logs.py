@@ -7,7 +7,10 @@ by name of the field and by its shape.
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+import threading
+import traceback
+from collections.abc import Iterable, MutableMapping
+from types import TracebackType
 from typing import Any
 
 import structlog
@@ -17,6 +20,8 @@ SECRET_NAMES = re.compile(r"authorization|secret|token|signature|password|api[-_
 #: Values that are credentials wherever they stand.
 SECRET_SHAPES = re.compile(r"(sk|rk)_(live|test)_\w+|whsec_[\w+/=-]+|Bearer \S+|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
 HIDDEN = "<secret>"
+#: Characters below which a secret is too short to be told from a word.
+SHORTEST = 8
 
 #: Libraries that say too much at INFO: whole addresses, whole bodies.
 QUIET = ("httpx", "httpcore", "stripe", "elastic_transport", "apscheduler", "alembic", "uvicorn.access", "urllib3")
@@ -24,9 +29,33 @@ QUIET = ("httpx", "httpcore", "stripe", "elastic_transport", "apscheduler", "ale
 SILENT = "pika"
 
 
+class _Known:
+    """The secrets that this process was given: whatever their shape, they are replaced wherever they stand."""
+
+    def __init__(self) -> None:
+        self._values: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+
+    def add(self, values: Iterable[str]) -> None:
+        self._values |= {value for value in values if len(value) >= SHORTEST}
+        ordered = sorted(self._values, key=len, reverse=True)  # the whole of what is also a part of another one
+        self._pattern = re.compile("|".join(map(re.escape, ordered))) if ordered else None
+
+    def replace(self, text: str) -> str:
+        return self._pattern.sub(HIDDEN, text) if self._pattern is not None else text
+
+
+_known = _Known()
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """Replace these values too from now on, in all that is logged or kept by this process."""
+    _known.add(secrets)
+
+
 def redact_text(value: str) -> str:
-    """Return the text with everything that has the shape of a credential replaced."""
-    return SECRET_SHAPES.sub(HIDDEN, value)
+    """Return the text with every known secret, and everything that has the shape of a credential, replaced."""
+    return SECRET_SHAPES.sub(HIDDEN, _known.replace(value))
 
 
 def redact(value: Any) -> Any:
@@ -81,6 +110,17 @@ def configure(process: str) -> None:
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger(SILENT).setLevel(logging.CRITICAL)
+    sys.excepthook, threading.excepthook = _last_words, _last_words_of_thread
+
+
+def _last_words(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    """Print what nobody caught, by the same door: a library's message may repeat what it was sent."""
+    sys.stderr.write(redact_text("".join(traceback.format_exception(kind, error, trace))))
+
+
+def _last_words_of_thread(caught: threading.ExceptHookArgs) -> None:
+    if caught.exc_type is not SystemExit:
+        _last_words(caught.exc_type, caught.exc_value, caught.exc_traceback)
 
 
 def get() -> structlog.stdlib.BoundLogger:

@@ -66,6 +66,7 @@ class Runtime:
         self._jobs_name = f"{name} {token_hex(4)}"
         self._integrations: dict[type[Integration], Integration] = {}
         self._lock = Lock()
+        logs.hide(settings.secrets())
         jobs.load()
 
     @cached_property

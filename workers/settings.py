@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
+from urllib.parse import unquote
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -127,6 +128,13 @@ class Settings:
         """Address of the queues' broker."""
         return (self.core.broker_url or self.core.redis_url).get_secret_value()
 
+    def secrets(self) -> set[str]:
+        """Return every credential among them, also those that are part of an address."""
+        fields = [value for model in self.integrations.values() for _, value in model]
+        addresses = [value for _, value in self.core if isinstance(value, SecretStr)]
+        passwords = {found for value in (*addresses, *fields) for found in _passwords(value)}
+        return passwords | {secret for value in fields for secret in _secrets_of(value)}
+
     @property
     def separate_broker(self) -> bool:
         """Whether the queues are elsewhere than what else is in Redis."""
@@ -170,6 +178,22 @@ def variables() -> dict[str, str]:
         for field, info in kind.Settings.model_fields.items()
     }
     return core | others
+
+
+def _secrets_of(value: Any) -> list[str]:
+    """Return what a field hides."""
+    if isinstance(value, tuple):
+        return [secret for each in value for secret in _secrets_of(each)]
+    return [value.get_secret_value()] if isinstance(value, SecretStr) else []
+
+
+def _passwords(value: Any) -> set[str]:
+    """Return the password in an address, as it is written there and as it is meant."""
+    address = value.get_secret_value() if isinstance(value, SecretStr) else value
+    _, found, rest = address.partition("://") if isinstance(address, str) else ("", "", "")
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    password = user.partition(":")[2] if found and at else ""
+    return {password, unquote(password)} - {""}
 
 
 def _integration(kind: type[Integration], found: Mapping[str, str]) -> IntegrationSettings | None:

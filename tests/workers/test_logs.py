@@ -45,6 +45,13 @@ def test_what_is_named_like_a_credential_is_replaced(name: str) -> None:
     assert logs.redact({name: "hunter2", "kept": 1}) == {name: logs.HIDDEN, "kept": 1}
 
 
+def test_a_secret_that_this_process_was_given_is_replaced_whatever_its_shape() -> None:
+    logs.hide(["correct horse", "correct horse battery", "short"])
+    assert logs.redact_text("a correct horse battery, a correct horse, a short one") == (
+        f"a {logs.HIDDEN}, a {logs.HIDDEN}, a short one"
+    )
+
+
 nested = st.recursive(
     st.sampled_from([KEY, "Bearer hunter2", 5, None]),
     lambda inner: st.lists(inner) | st.tuples(inner) | st.dictionaries(st.sampled_from(["a", "token", "b"]), inner),
@@ -69,6 +76,29 @@ except RuntimeError:
     logs.get().exception("ours again")
     logging.getLogger("library").exception("theirs again")
 """
+
+
+DIE = """
+import threading
+from workers import logs
+logs.configure("worker")
+logs.hide(["hunter2hunter2"])
+def fail():
+    raise RuntimeError("asked with " + "hunter2" * 2)
+thread = threading.Thread(target=fail)
+thread.start()
+thread.join()
+fail()
+"""
+
+
+def test_what_nobody_caught_is_told_without_secrets_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DIE], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.count(f"RuntimeError: asked with {logs.HIDDEN}") == 2
+    assert "hunter2hunter2" not in done.stderr.replace('logs.hide(["hunter2hunter2"])', "")
 
 
 def test_our_lines_and_the_libraries_leave_by_one_door_as_json_without_secrets() -> None:

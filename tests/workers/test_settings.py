@@ -103,6 +103,22 @@ def test_nothing_that_is_printed_carries_a_secret() -> None:
     assert "hunter2" not in str(found.core.model_dump()) + found.core.model_dump_json()
 
 
+def test_every_credential_is_named_so_that_it_can_be_kept_out_of_logs() -> None:
+    given = {
+        "DATABASE_URL": "postgresql://headrace:first%2Fone@db:5432/headrace",
+        "REDIS_URL": "rediss://:second@cache:6379/1",
+        "ELASTICSEARCH_URL": "http://elastic:third@search:9200",
+        "WAREHOUSE_URL": "https://wms.example.com",
+        "WAREHOUSE_TOKEN": "fourth",
+        "WAREHOUSE_WEBHOOK_SECRETS": "whsec_bmV3ZXI=,whsec_b2xkZXI=",
+        "ALERT_SLACK_URL": "https://chat.example/T0/fifth",
+    }
+    assert settings.load(given).secrets() == {
+        "first%2Fone", "first/one", "second", "third", "fourth", "whsec_bmV3ZXI=", "whsec_b2xkZXI=",
+        "https://chat.example/T0/fifth",
+    }  # fmt: skip
+
+
 def test_an_integration_that_is_not_configured_is_not_there_and_half_of_one_is_a_mistake() -> None:
     assert set(settings.load(GOOD).integrations) == {"elasticsearch"}
     assert set(settings.load(GOOD | WAREHOUSE).integrations) == {"elasticsearch", "warehouse"}
