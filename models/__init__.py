@@ -7,6 +7,7 @@ This package knows nothing of jobs, brokers or upstreams.
     batches           runs that were enqueued together, counted until the last has ended
     attempts          one finished execution of a run
     log_lines         what a run said while it worked, capped
+    calls             what attempts asked of the outside, and what came of it: the journal of effects
     redrives          dead runs that are run again with care; redriven is what became of each
     queues            a queue, its limit, and whether an operator paused it
     pauses            a pause of a job or a key
@@ -29,6 +30,7 @@ from models._base import Base, Kept
 from models.alert import Alert, AlertNotice, Kind, Silence, What
 from models.audit import AuditEntry
 from models.batch import Batch
+from models.call import Call
 from models.event import Event, Verdict
 from models.pause import Pause
 from models.payment import Payment
@@ -52,6 +54,7 @@ __all__ = [
     "AuditEntry",
     "Base",
     "Batch",
+    "Call",
     "Event",
     "Fate",
     "Generation",

@@ -1,4 +1,7 @@
-"""One run for programs: where it stands, and why. Arguments, results and log lines stay behind the sign-in to come."""
+"""One run for programs: where it stands, why, and what it asked of the outside.
+
+Arguments, results and log lines stay behind the sign-in to come; of its calls nothing is kept that is secret.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,8 +11,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import JSONResponse, Response
 
 from web.problems import Problem
+from workers import calls
 from workers.actions import Refused
 from workers.blockers import Blocker
+from workers.calls import CallView
 from workers.census import as_json
 from workers.life import look, why
 
@@ -32,6 +37,10 @@ class Standing:
     why: str
     #: What it waits for; empty once it runs or has ended.
     waits_for: Blocker | None
+    #: What it asked of the outside, by attempt.
+    calls: list[CallView]
+    #: How many more an attempt made, by its number.
+    calls_left_out: dict[int, int]
 
 
 class Runs:
@@ -50,10 +59,11 @@ class Runs:
             return Problem(404, f"there is no run {run_id}")
         try:
             with self._engine.connect() as connection:
-                life = look(connection, run_id)
+                life, made = look(connection, run_id), calls.look(connection, run_id)
         except Refused as refused:
             return Problem(404, str(refused))
         except SQLAlchemyError:
             return Problem(503, "Postgres does not answer: ask again", headers={"Retry-After": "5"})
         shown = {name: life.run[name] for name in ("id", "job", "queue", "state", "attempt", "created_at", "due_at")}
-        return JSONResponse(as_json(Standing(**shown, why=why(life), waits_for=life.blocker)))
+        told = Standing(**shown, why=why(life), waits_for=life.blocker, calls=made.listed, calls_left_out=made.left_out)
+        return JSONResponse(as_json(told))

@@ -33,7 +33,7 @@ from jobs import Chunk, Context, Job, Member, Snooze
 from jobs._context import Stop
 from jobs._policy import DONE, INTERRUPTED, decide
 from models import Outcome, State
-from workers import circuits, ledger, logs
+from workers import circuits, journal, ledger, logs
 from workers.endings import ending
 from workers.held import AtWork, Held
 from workers.ledger import Claim, Ending
@@ -292,9 +292,10 @@ class Executor:
         try:
             job = jobs.find(claim.job)
             self._check_upstreams(job)
-            if job.chunk is not None:
-                return self._attempt_chunk(held, job, job.chunk)
-            result = job.run(self._context(claim, job, held[0].stop), claim.args)
+            with journal.kept(claim.run_id, claim.attempt, self._runtime.machinery, self._outcomes.call):
+                if job.chunk is not None:
+                    return self._attempt_chunk(held, job, job.chunk)
+                result = job.run(self._context(claim, job, held[0].stop), claim.args)
             return [ending(claim, DONE, result=ledger.small(result))]
         except BaseException as error:  # noqa: BLE001 - whatever it is, also `sys.exit`, becomes the outcome
             return [self._judge(each.claim, error) for each in held]

@@ -1,4 +1,4 @@
-"""The buffer between executing and remembering: outcomes, log lines and progress leave it in sets.
+"""The buffer between executing and remembering: outcomes, log lines, calls and progress leave it in sets.
 
 A thread takes what has gathered, at most every 20 ms, and writes it in one transaction. While Postgres is away it
 keeps trying and loses nothing; the buffer is bounded because a worker that cannot write cannot claim either.
@@ -7,15 +7,15 @@ Nobody acts on an outcome before it is written: to the broker the run was acknow
 
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from threading import Condition, Thread
 from typing import Any, Self
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from workers import ledger, logs
+from workers import journal, ledger, logs
 from workers.ledger import Ending
 
 #: Seconds that outcomes gather, and rows written at once.
@@ -23,6 +23,26 @@ GATHER = 0.02
 MOST = 500
 #: Seconds between two writes of one run's progress.
 PROGRESS_EVERY = 0.5
+
+
+@dataclass
+class Batch:
+    """What is written in one transaction."""
+
+    endings: list[Ending] = field(default_factory=list)
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[journal.Row] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.endings) + len(self.lines) + len(self.calls) + len(self.steps)
+
+    def apart(self) -> Iterator["Batch"]:
+        """Yield each row alone."""
+        yield from (Batch(endings=[ending]) for ending in self.endings)
+        yield from (Batch(lines=[line]) for line in self.lines)
+        yield from (Batch(calls=[call]) for call in self.calls)
+        yield from (Batch(steps=[step]) for step in self.steps)
 
 
 class Outcomes:
@@ -39,6 +59,7 @@ class Outcomes:
         self._endings: list[Ending] = []
         self._unwritten: Counter[int] = Counter()
         self._lines: list[dict[str, Any]] = []
+        self._calls: list[journal.Row] = []
         self._steps: dict[int, dict[str, Any]] = {}
         self._steps_written = 0.0
         self._changed = Condition()
@@ -75,6 +96,12 @@ class Outcomes:
             self._lines.append(entry)
             self._changed.notify()
 
+    def call(self, row: journal.Row) -> None:
+        """Hand over what came of a call to the outside."""
+        with self._changed:
+            self._calls.append(row)
+            self._changed.notify()
+
     def progress(self, run_id: int, attempt: int, progress: dict[str, Any]) -> None:
         """Hand over a run's latest progress; earlier progress that was not written yet is replaced."""
         with self._changed:
@@ -91,27 +118,28 @@ class Outcomes:
     def _write_forever(self) -> None:
         while True:
             with self._changed:
-                while not (self._endings or self._lines or self._steps or self._closed):
+                while not (self._endings or self._lines or self._calls or self._steps or self._closed):
                     self._changed.wait()
-                if self._closed and not (self._endings or self._lines):
+                if self._closed and not (self._endings or self._lines or self._calls):
                     return
             if not self._closed:
                 time.sleep(GATHER)
             taken = self._take()
-            if any(taken):
-                self._write_until_done(*taken)
-                self._forget(taken[0])
+            if taken:
+                self._write_until_done(taken)
+                self._forget(taken.endings)
 
     def _forget(self, written: list[Ending]) -> None:
         with self._changed:
             self._unwritten.subtract(ending.run_id for ending in written)
             self._unwritten = +self._unwritten
 
-    def _take(self) -> tuple[list[Ending], list[dict[str, Any]], list[dict[str, Any]]]:
+    def _take(self) -> Batch:
         with self._changed:
             endings, self._endings = self._endings[:MOST], self._endings[MOST:]
             lines, self._lines = self._lines[:MOST], self._lines[MOST:]
-            return endings, lines, self._take_steps({ending.run_id for ending in endings})
+            calls, self._calls = self._calls[:MOST], self._calls[MOST:]
+            return Batch(endings, lines, calls, self._take_steps({ending.run_id for ending in endings}))
 
     def _take_steps(self, ended: set[int]) -> list[dict[str, Any]]:
         """Take the progress that is due: all of it now and then, and the last word of runs that end."""
@@ -120,47 +148,41 @@ class Outcomes:
             ended, self._steps_written = set(self._steps), now
         return [step for run_id in ended if (step := self._steps.pop(run_id, None))]
 
-    def _write_until_done(
-        self, endings: list[Ending], lines: list[dict[str, Any]], steps: list[dict[str, Any]]
-    ) -> None:
+    def _write_until_done(self, batch: Batch) -> None:
         pause = 0.1
         while True:
             try:
-                return self._write(endings, lines, steps)
+                return self._write(batch)
             except Exception as error:  # noqa: BLE001 - whatever one row does, the thread goes on for all others
                 if not _may_pass(error):
-                    return self._write_apart(endings, lines, steps, error)
-                logs.get().warning("outcomes wait for Postgres", endings=len(endings), lines=len(lines))
+                    return self._write_apart(batch, error)
+                logs.get().warning("outcomes wait for Postgres", endings=len(batch.endings), lines=len(batch.lines))
                 time.sleep(pause)
                 pause = min(2.0, pause * 2)
 
-    def _write_apart(
-        self, endings: list[Ending], lines: list[dict[str, Any]], steps: list[dict[str, Any]], error: Exception
-    ) -> None:
+    def _write_apart(self, batch: Batch, error: Exception) -> None:
         """Write a refused set row by row; a row that is still refused loses its words, never its outcome."""
-        if len(endings) + len(lines) + len(steps) > 1:
-            for ending in endings:
-                self._write_until_done([ending], [], [])
-            for line in lines:
-                self._write_until_done([], [line], [])
-            for step in steps:
-                self._write_until_done([], [], [step])
+        if len(batch) > 1:
+            for alone in batch.apart():
+                self._write_until_done(alone)
             return
         logs.get().error("the words of a run were refused", reason=repr(error).splitlines()[0])
-        for ending in endings:
+        for ending in batch.endings:
             bare = replace(ending, result=None, traceback=None, error_class=None, error="its error text was refused")
             if bare != ending:
-                self._write_until_done([bare], [], [])
+                self._write_until_done(Batch([bare]))
 
-    def _write(self, endings: list[Ending], lines: list[dict[str, Any]], steps: list[dict[str, Any]]) -> None:
+    def _write(self, batch: Batch) -> None:
         with self._engine.begin() as connection:
-            if lines:
-                ledger.write_lines(connection, lines)
-            if steps:
-                ledger.write_progress(connection, steps)
-            if endings:
-                ledger.finish(connection, endings)
-        if any(ending.limited for ending in endings):
+            if batch.lines:
+                ledger.write_lines(connection, batch.lines)
+            if batch.calls:
+                journal.write(connection, batch.calls)
+            if batch.steps:
+                ledger.write_progress(connection, batch.steps)
+            if batch.endings:
+                ledger.finish(connection, batch.endings)
+        if any(ending.limited for ending in batch.endings):
             self._make_room()
 
 

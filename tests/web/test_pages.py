@@ -248,6 +248,20 @@ def test_a_run_says_over_the_api_why_it_waits(shop: httpx.Client, engine: Engine
     assert "args" not in answer
 
 
+def test_a_run_says_over_the_api_what_it_asked_of_the_outside(shop: httpx.Client, engine: Engine) -> None:
+    insert = text(
+        "INSERT INTO calls (run_id, attempt, place, upstream, method, template, idempotency_key)"
+        " SELECT max(id), 99, 3, 'stripe', 'POST', '/v1/refunds', 'k1' FROM runs RETURNING run_id"
+    )
+    with engine.begin() as connection:
+        run_id = connection.execute(insert).scalar_one()
+    answer = shop.get(f"/api/v1/runs/{run_id}").json()
+    (call,) = answer["calls"]
+    assert (call["method"], call["template"], call["outcome"]) == ("POST", "/v1/refunds", "unknown")
+    assert (call["idempotency_key"], call["milliseconds"]) == ("k1", None)
+    assert answer["calls_left_out"] == {"99": 2}
+
+
 @pytest.mark.parametrize("run_id", ["0", "999999999", "9" * 30, "one", "-1"])
 def test_a_run_that_is_not_there_is_a_problem_and_no_mistake_of_ours(client: httpx.Client, run_id: str) -> None:
     answer = client.get(f"/api/v1/runs/{run_id}")

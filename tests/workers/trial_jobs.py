@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from threading import Lock, Thread
 from typing import Any
 
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from integrations import Rejected, Throttled, Unavailable
+from integrations._http import HttpUpstream
 from integrations.warehouse import Warehouse
 from jobs import Backoff, Context, Member, Snooze, chunk_job, job
 
@@ -162,6 +164,19 @@ def needy(context: Context) -> None:
 def call(context: Context) -> None:
     """Call an upstream."""
     context.use(Warehouse).probe()
+
+
+@job(queue="trial", max_attempts=3, backoff=QUICK)
+def charge(context: Context, *, url: str, reads: int = 0) -> None:
+    """Ask an upstream for its prices, then charge once."""
+    shop = HttpUpstream("shop", url, SecretStr("hunter2hunter2"), breaker=None)
+    try:
+        for number in range(reads):
+            shop.get(f"/v1/prices/{number}", params={"api_key": "hunter2"})
+        headers = {"Idempotency-Key": context.idempotency_key("charge")}
+        shop.send("POST", f"{url}/v1/charges", headers=headers, content=b"{}")
+    finally:
+        shop.close()
 
 
 @job(queue="trial", time_limit=0.3, max_attempts=1)

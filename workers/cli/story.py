@@ -1,4 +1,4 @@
-"""The story of one run: where it stands and why, where it came from, its attempts, and what it said."""
+"""The story of one run: where it stands and why, where it came from, its attempts, what it said and what it called."""
 
 import json
 from dataclasses import dataclass
@@ -8,8 +8,10 @@ from rich.text import Text
 from sqlalchemy import Connection, text
 
 from models import State
+from workers import calls
+from workers.calls import Calls
 from workers.cli import relations
-from workers.cli.tables import console, printable, show
+from workers.cli.tables import Columns, console, printable, show
 from workers.life import Life, look, why
 from workers.logs import redact, redact_text
 from workers.moments import exactly, span, when
@@ -32,6 +34,17 @@ COLUMNS = {
     "error": lambda attempt: attempt["error"],
 }
 
+CALLS: Columns = {
+    "attempt": lambda call: call.attempt,
+    "call": lambda call: f"{call.upstream} {call.method} {call.template}",
+    "outcome": lambda call: call.told,
+    "began": lambda call: exactly(call.began_at),
+    "took": lambda call: None if call.milliseconds is None else f"{call.milliseconds:,} ms",
+    "tries": lambda call: call.tries,
+    "idempotency key": lambda call: call.idempotency_key,
+    "their request id": lambda call: call.request_id,
+}
+
 
 @dataclass(frozen=True)
 class Story:
@@ -43,6 +56,7 @@ class Story:
     log: list[dict[str, Any]]
     #: Its batch, its chain, its parent and its children.
     relations: dict[str, Any]
+    calls: Calls
 
 
 def read(connection: Connection, run_id: int) -> Story:
@@ -55,13 +69,13 @@ def read(connection: Connection, run_id: int) -> Story:
     attempts = [redact(dict(row)) for row in connection.execute(ATTEMPTS, {"id": run_id}).mappings()]
     newest = connection.execute(LOG, {"id": run_id, "most": LINES}).mappings().all()
     log = [redact(dict(row)) for row in reversed(newest)]
-    return Story(life, attempts, log, relations.read(connection, life.run))
+    return Story(life, attempts, log, relations.read(connection, life.run), calls.look(connection, run_id))
 
 
 def as_object(story: Story) -> dict[str, Any]:
     """Return the story as one object."""
     told = {"why": why(story.life), "attempts": story.attempts, "log": story.log}
-    return story.life.run | told | story.relations
+    return story.life.run | told | story.relations | story.calls.as_object()
 
 
 def tell(story: Story) -> None:
@@ -74,6 +88,7 @@ def tell(story: Story) -> None:
     if story.attempts:
         show(story.attempts, COLUMNS, as_json=False, empty="")
     _tell_traceback(story)
+    _tell_calls(story.calls)
     for line in story.log:
         fields = " ".join(f"{name}={value}" for name, value in (line["fields"] or {}).items())
         page.print(Text(printable(f"{exactly(line['at'])}  {line['line']}  {fields}")))
@@ -108,6 +123,13 @@ def _origin(run: dict[str, Any], related: dict[str, Any]) -> str | None:
 def _progress(progress: dict[str, Any]) -> str:
     total = f" of {progress['total']:,}" if progress.get("total") else ""
     return f"{progress.get('done') or 0:,}{total} {progress.get('note') or ''}".strip()
+
+
+def _tell_calls(made: Calls) -> None:
+    if made.listed:
+        show(made.listed, CALLS, as_json=False, empty="")
+    for attempt, count in made.left_out.items():
+        console().print(Text(f"  {count:,} more calls of attempt {attempt} are left out", style="dim"))
 
 
 def _tell_traceback(story: Story) -> None:
