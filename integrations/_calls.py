@@ -64,17 +64,18 @@ class Journal(Protocol):
         """Hear what came of it."""
 
 
-_journal: ContextVar[Journal | None] = ContextVar("journal", default=None)
+JOURNAL: ContextVar[Journal | None] = ContextVar("journal", default=None)
+"""The one that hears of calls of this thread."""
 
 
 @contextmanager
 def recording(journal: Journal) -> Iterator[None]:
     """Tell the journal of every call that this thread makes in the block."""
-    token = _journal.set(journal)
+    token = JOURNAL.set(journal)
     try:
         yield
     finally:
-        _journal.reset(token)
+        JOURNAL.reset(token)
 
 
 @contextmanager
@@ -88,7 +89,7 @@ def noted(upstream: str, method: str, template: str, idempotency_key: str | None
         idempotency_key: What goes along with it.
     """
     call = Call(upstream, method, template, idempotency_key)
-    journal = _journal.get()
+    journal = JOURNAL.get()
     if journal is None:
         yield call
         return

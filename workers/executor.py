@@ -33,9 +33,10 @@ from jobs import Chunk, Context, Job, Member, Snooze
 from jobs._context import Stop
 from jobs._policy import DONE, INTERRUPTED, decide
 from models import Outcome, State
-from workers import circuits, journal, ledger, logs
+from workers import circuits, ledger, logs
 from workers.endings import ending
 from workers.held import AtWork, Held
+from workers.journal import AttemptJournal
 from workers.ledger import Claim, Ending
 from workers.outcomes import Outcomes
 from workers.process import Running
@@ -292,7 +293,7 @@ class Executor:
         try:
             job = jobs.find(claim.job)
             self._check_upstreams(job)
-            with journal.kept(claim.run_id, claim.attempt, self._runtime.machinery, self._outcomes.call):
+            with AttemptJournal(claim.run_id, claim.attempt, self._runtime.machinery, self._outcomes.call):
                 if job.chunk is not None:
                     return self._attempt_chunk(held, job, job.chunk)
                 result = job.run(self._context(claim, job, held[0].stop), claim.args)

@@ -14,15 +14,14 @@ statement that writes the next.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Engine, text
 
-from integrations._calls import Call, recording
+from integrations._calls import JOURNAL, Call
 from jobs import Interrupted
 from workers import logs
 
@@ -69,9 +68,8 @@ def write(connection: Connection, rows: Sequence[Row]) -> None:
     connection.execute(KEEP, {"calls": orjson.dumps(rows).decode(), "now": time.monotonic()})
 
 
-@contextmanager
-def kept(run_id: int, attempt: int, engine: Engine, keep: Callable[[Row], None]) -> Iterator[None]:
-    """Keep the calls that this thread makes in the block.
+class AttemptJournal:
+    """Keeps the calls that this thread makes while it is entered. Every attempt has one, so it costs next to nothing.
 
     Args:
         run_id: Whose calls they are.
@@ -79,28 +77,29 @@ def kept(run_id: int, attempt: int, engine: Engine, keep: Callable[[Row], None])
         engine: Where intentions are written.
         keep: Takes what came of a call, to be written in a set.
     """
-    journal = AttemptJournal(run_id, attempt, engine, keep)
-    with recording(journal):
-        try:
-            yield
-        finally:
-            journal.close()
 
-
-class AttemptJournal:
-    """The calls of one attempt; see `kept`."""
-
-    __slots__ = ("_attempt", "_count", "_engine", "_keep", "_last_reads", "_last_writes", "_lock", "_reads", "_run_id",
-                 "_writes")  # fmt: skip
+    __slots__ = (
+        *("_attempt", "_engine", "_keep", "_run_id", "_token"),
+        *("_count", "_last_reads", "_last_writes", "_reads", "_writes"),
+    )
+    #: Held for a few steps only, by the threads of jobs that have several.
+    _lock = Lock()
 
     def __init__(self, run_id: int, attempt: int, engine: Engine, keep: Callable[[Row], None]) -> None:
         self._run_id, self._attempt = run_id, attempt
         self._engine, self._keep = engine, keep
         self._count = self._reads = self._writes = 0
-        self._last_reads: deque[Row] = deque(maxlen=LAST_READS)
+        self._last_reads: deque[Row] | None = None
         #: Places of the last ones beyond the first.
-        self._last_writes: deque[int] = deque()
-        self._lock = Lock()
+        self._last_writes: deque[int] | None = None
+
+    def __enter__(self) -> None:
+        self._token = JOURNAL.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        JOURNAL.reset(self._token)
+        while self._last_reads:
+            self._keep(self._last_reads.popleft())
 
     def began(self, call: Call) -> int:
         """Give a call its place, and write it down if it is no read.
@@ -123,20 +122,17 @@ class AttemptJournal:
             with self._lock:
                 self._reads += 1
                 if self._reads > FIRST_READS:
+                    self._last_reads = self._last_reads or deque(maxlen=LAST_READS)
                     self._last_reads.append(row)
                     return
         self._keep(row)
-
-    def close(self) -> None:
-        """Hand over what was held back."""
-        while self._last_reads:
-            self._keep(self._last_reads.popleft())
 
     def _fall(self, place: int) -> int:
         """Return the place of what is no longer one of the last; call it with the lock."""
         self._writes += 1
         if self._writes <= FIRST_WRITES:
             return 0
+        self._last_writes = self._last_writes or deque()
         self._last_writes.append(place)
         return self._last_writes.popleft() if len(self._last_writes) > LAST_WRITES else 0
 

@@ -18,6 +18,7 @@ from tests.workers.conftest import Working
 from tests.workers.members import Members
 from tests.workers.trial_jobs import charge, effect
 from workers import calls, journal, logs, rescue
+from workers.journal import AttemptJournal
 
 #: Reaches nothing, and says so when it is used.
 NO_DATABASE = create_engine("postgresql+psycopg://127.0.0.1:1/none", creator=lambda: pytest.fail("a statement"))
@@ -121,7 +122,7 @@ def test_an_attempt_whose_run_was_taken_sends_nothing_more(engine: Engine) -> No
     run_id = held(engine)
     rows.change(engine, "UPDATE runs SET attempt = 2")
     with (
-        journal.kept(run_id, 1, engine, lambda _: None),
+        AttemptJournal(run_id, 1, engine, lambda _: None),
         pytest.raises(Interrupted, match="POST was not sent"),
         noted("shop", "POST", "/v1/charges"),
     ):
@@ -138,7 +139,7 @@ def test_what_cannot_be_written_down_is_not_sent(engine: Engine, monkeypatch: py
 
     monkeypatch.setattr(journal, "PATIENCE", "100ms")
     run_id = held(engine)
-    with journal.kept(run_id, 1, engine, lambda _: None):
+    with AttemptJournal(run_id, 1, engine, lambda _: None):
         with engine.begin() as mine:
             mine.exec_driver_sql("SELECT 1 FROM runs FOR UPDATE")
             with pytest.raises(OperationalError, match="lock timeout"), noted("shop", "POST", "/v1/charges"):
@@ -151,7 +152,7 @@ def test_what_cannot_be_written_down_is_not_sent(engine: Engine, monkeypatch: py
 
 def test_of_many_reads_the_first_and_the_last_are_kept_and_cost_no_statement_of_their_own(engine: Engine) -> None:
     run_id, found = held(engine), list[journal.Row]()
-    with journal.kept(run_id, 1, NO_DATABASE, found.append):
+    with AttemptJournal(run_id, 1, NO_DATABASE, found.append):
         for _ in range(200):
             with noted("shop", "GET", "/v1/prices"):
                 pass
@@ -166,7 +167,7 @@ def test_of_very_many_writes_the_first_and_the_last_are_kept(engine: Engine, mon
     monkeypatch.setattr(journal, "FIRST_WRITES", 3)
     monkeypatch.setattr(journal, "LAST_WRITES", 2)
     run_id = held(engine)
-    with journal.kept(run_id, 1, engine, lambda row: write(engine, [row])):
+    with AttemptJournal(run_id, 1, engine, lambda row: write(engine, [row])):
         for _ in range(10):
             with noted("shop", "POST", "/v1/charges") as call:
                 call.tries, call.status = 1, 200
@@ -177,7 +178,7 @@ def test_of_very_many_writes_the_first_and_the_last_are_kept(engine: Engine, mon
 
 def test_calls_go_with_their_run(engine: Engine) -> None:
     run_id = held(engine)
-    with journal.kept(run_id, 1, engine, lambda _: None), noted("shop", "POST", "/v1/charges"):
+    with AttemptJournal(run_id, 1, engine, lambda _: None), noted("shop", "POST", "/v1/charges"):
         pass
     assert rows.one(engine, "SELECT count(*) FROM calls") == 1
     rows.change(engine, "DELETE FROM runs")
@@ -188,7 +189,7 @@ def test_what_callers_and_upstreams_make_up_is_cut_and_cleaned(engine: Engine) -
     logs.hide(["of-no-known-shape"])
     run_id, found = held(engine), list[journal.Row]()
     key = "sk_" + "live_hunter2"
-    with journal.kept(run_id, 1, engine, found.append), noted("shop", "POST", "/x", key) as call:
+    with AttemptJournal(run_id, 1, engine, found.append), noted("shop", "POST", "/x", key) as call:
         call.request_id = "\x1b[2J of-no-known-shape " + "x" * 1_000
     write(engine, found)
     (kept,) = made(engine, run_id).listed
