@@ -17,7 +17,8 @@
 The first run reaches a worker as every run does, and takes along those of its job that are due at that moment, at most
 `most` in all. Nobody waits for a chunk to fill: alone it goes alone, and chunks grow with the backlog. A member that
 says nothing succeeds when the function returns, and shares the error when it raises. Attempts and retries belong to
-the run; what `context` logs, shows as progress or keeps as a checkpoint is kept with the first one.
+the run; what `context` logs, shows as progress or keeps as a checkpoint is kept with the first one, and so are the
+calls to the outside. An idempotency key is asked for by the member's `run_id`.
 """
 
 import functools
