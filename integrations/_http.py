@@ -10,9 +10,8 @@ upstream that failed too often is left alone, and the call ends at once with ``C
 Whatever happens becomes one of the errors of ``integrations._errors``. Redirects are not followed and no call leaves
 the configured server, since a credential must not travel to where somebody else points; proxies and passwords lying
 around in the environment are not used. Where a connection may lead is judged where it is opened
-(``integrations._guard``). The journal of whoever is at work hears of each call (``integrations._calls``).
-Known limit: the deadline is looked at between pieces of the body, so answer *headers* that trickle in are bounded only
-per read; the time limit of the run is the net under that.
+(``integrations._guard``), and no read outlasts the deadline (``integrations._punctual``). The journal of whoever is at
+work hears of each call (``integrations._calls``).
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ from integrations._errors import IntegrationError, NotFound, Rejected, Throttled
 from integrations._guard import AddressGuard, ForbiddenAddressError
 from integrations._origin import origin
 from integrations._problem import one_line, read_problem
+from integrations._punctual import Deadline, PunctualBackend
 from integrations._reply import Reply
 from integrations._retry_after import retry_after
 
@@ -120,8 +120,9 @@ class HttpUpstream:
         self._breaker = breaker
         self._deadline = deadline
         self._body_limit = body_limit
+        self._clock = Deadline()
         self._client = httpx.Client(
-            transport=_guarded(None if outside else base_url),
+            transport=_guarded(None if outside else base_url, self._clock),
             headers={"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "headrace"},
             follow_redirects=False,
             trust_env=False,
@@ -264,15 +265,19 @@ class HttpUpstream:
         request = self._client.build_request(
             call.method, call.url, params=call.params, headers=call.headers, content=call.content, timeout=timeout
         )
-        with contextlib.closing(self._client.send(request, stream=True)) as response:
-            body = read_body(
-                response.iter_raw(),
-                encoding=response.headers.get("content-encoding", "").lower(),
-                limit=self._body_limit,
-                deadline=call.deadline,
-            )
+        with self._clock.until(call.deadline), contextlib.closing(self._client.send(request, stream=True)) as response:
+            body = self._body(call, response)
         headers = {name.lower(): value for name, value in response.headers.items()}
         return Reply(self.upstream, call.asked, response.status_code, headers, body)
+
+    def _body(self, call: _Call, response: httpx.Response) -> bytes:
+        encoding = response.headers.get("content-encoding", "").lower()
+        try:
+            return read_body(response.iter_raw(), encoding=encoding, limit=self._body_limit, deadline=call.deadline)
+        except httpx.ReadTimeout as error:
+            if call.remaining > 0:
+                raise
+            raise LateBodyError("did not arrive in time") from error
 
     def _judge(self, call: _Call, reply: Reply) -> Reply:
         wait = retry_after(reply.headers)
@@ -343,7 +348,7 @@ class HttpUpstream:
         )
 
 
-def _guarded(trusted: str | None) -> httpx.HTTPTransport:
+def _guarded(trusted: str | None, clock: Deadline) -> httpx.HTTPTransport:
     """Return what carries requests, with every connection opened by the guard; it trusts the server of this address."""
     transport = httpx.HTTPTransport(
         trust_env=False, limits=httpx.Limits(max_connections=64, max_keepalive_connections=16, keepalive_expiry=30.0)
@@ -351,7 +356,7 @@ def _guarded(trusted: str | None) -> httpx.HTTPTransport:
     url = httpx.URL(trusted or "")
     known = (url.raw_host.decode(), url.port or (443 if url.scheme == "https" else 80)) if trusted else None
     # The library takes no backend of ours; the tests notice if a new version looks for it elsewhere.
-    transport._pool._network_backend = AddressGuard(known)  # noqa: SLF001
+    transport._pool._network_backend = PunctualBackend(AddressGuard(known), clock)  # noqa: SLF001
     return transport
 
 

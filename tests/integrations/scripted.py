@@ -1,10 +1,12 @@
 """A real HTTP server that answers by script, one step per request: well, badly, slowly, or not at all."""
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import orjson
 
@@ -63,9 +65,16 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def scripted_server() -> Iterator[Scripted]:
+def scripted_server(certificates: Path | None = None) -> Iterator[Scripted]:
+    """Serve while the block runs; with certificates, by TLS as ``localhost``."""
     server = _Server(("127.0.0.1", 0), _Handler)
-    script = server.script = Scripted(f"http://127.0.0.1:{server.server_address[1]}", [reply(200, {})])
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+    if certificates is not None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificates / "localhost.pem", certificates / "localhost.key")
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        url = f"https://localhost:{server.server_address[1]}"
+    script = server.script = Scripted(url, [reply(200, {})])
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

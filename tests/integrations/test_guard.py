@@ -6,13 +6,15 @@ from urllib.parse import urlsplit
 
 import httpcore
 import pytest
+from httpx import HTTPTransport
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
-from integrations import Rejected
+from integrations import Rejected, Unavailable
 from integrations._guard import AddressGuard, ForbiddenAddressError, is_public
 from integrations._http import HttpUpstream
 from integrations._settings import OutsideAddress
-from tests.integrations.scripted import Scripted
+from tests.integrations.mail import CERTIFICATES
+from tests.integrations.scripted import Scripted, scripted_server
 
 PUBLIC = ["8.8.8.8", "93.184.216.34", "2606:4700:4700::1111", "2001:4860:4860::8888"]
 OURS = [
@@ -82,6 +84,26 @@ def test_what_the_operator_configured_may_be_inside_our_network(server: Scripted
     client = HttpUpstream("partner", f"http://{host}:{urlsplit(server.url).port}", None, breaker=None)
     assert client.get("/").status == 200
     client.close()
+
+
+def trusting(url: str) -> HttpUpstream:
+    """Return a client that believes the test server's own certificate."""
+    client = HttpUpstream("partner", url, None, breaker=None, deadline=2.0)
+    transport = client._client._transport
+    assert isinstance(transport, HTTPTransport)
+    assert transport._pool._ssl_context is not None
+    transport._pool._ssl_context.load_verify_locations(CERTIFICATES / "localhost.pem")
+    return client
+
+
+def test_the_certificate_is_checked_and_must_be_that_of_the_name() -> None:
+    with scripted_server(CERTIFICATES) as server:
+        assert trusting(server.url).get("/").status == 200
+        with pytest.raises(Unavailable, match=r"CERTIFICATE_VERIFY_FAILED.*mismatch"):
+            trusting(server.url.replace("localhost", "127.1")).get("/")
+        with pytest.raises(Unavailable, match=r"CERTIFICATE_VERIFY_FAILED.*self-signed"):
+            HttpUpstream("partner", server.url, None, breaker=None, deadline=2.0).get("/")
+        assert len(server.seen) == 1
 
 
 def test_the_trust_is_for_one_host_and_port() -> None:

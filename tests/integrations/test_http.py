@@ -177,6 +177,21 @@ def test_a_dripping_body_is_left_at_the_deadline(server: Scripted) -> None:
     assert 0.5 <= time.monotonic() - start < 5
 
 
+def test_dripping_headers_are_left_at_the_deadline(server: Scripted) -> None:
+    def step(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+        while not server.released.wait(0.05):
+            handler.wfile.write(b"x")
+            handler.wfile.flush()
+        handler.close_connection = True
+
+    server.will(step)
+    start = time.monotonic()
+    with pytest.raises(Unavailable, match="did not answer in time"):
+        _hasty(server).get("/")
+    assert 0.5 <= time.monotonic() - start < 5
+
+
 def test_a_gzip_bomb_is_unavailable_and_not_fetched_again(server: Scripted, client: HttpUpstream) -> None:
     server.will(reply(200, gzip.compress(bytes(20_000_000)), {"Content-Encoding": "gzip"}))
     with pytest.raises(Unavailable, match="sent a body that is larger than"):
