@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from integrations._budget import Hindrance, Level
 from integrations._channel import Channel, Notice
 from integrations._circuit import Standing
 from integrations._errors import (
@@ -25,16 +26,20 @@ from integrations._errors import (
     CursorExpired,
     IntegrationError,
     NotFound,
+    OutOfBudget,
     Rejected,
     Throttled,
     Unauthorized,
     Unavailable,
 )
 from integrations._integration import Delivery, EventKey, Headers, Integration
+from integrations._rate import POLITE, PacedSettings, Rate
 from integrations._settings import IntegrationSettings
-from integrations._shared_circuit import SharedCircuit
+from integrations._shared_door import SharedDoor
+from integrations._teaching import Teaching
 
 __all__ = [
+    "POLITE",
     "BadDelivery",
     "BadSignature",
     "Channel",
@@ -43,14 +48,20 @@ __all__ = [
     "Delivery",
     "EventKey",
     "Headers",
+    "Hindrance",
     "Integration",
     "IntegrationError",
     "IntegrationSettings",
+    "Level",
     "NotFound",
     "Notice",
+    "OutOfBudget",
+    "PacedSettings",
+    "Rate",
     "Rejected",
-    "SharedCircuit",
+    "SharedDoor",
     "Standing",
+    "Teaching",
     "Throttled",
     "Unauthorized",
     "Unavailable",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import ClassVar
 
 from integrations._integration import Integration
 
@@ -50,6 +51,8 @@ class Notice:
 
 class Channel(Integration):
     """An integration that carries notices."""
+
+    rate: ClassVar[None] = None
 
     def tell(self, notice: Notice) -> list[str]:
         """Deliver a notice; return whom it did not reach although it reached others.

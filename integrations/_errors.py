@@ -4,6 +4,7 @@
   x Unavailable
   x Throttled
     + CircuitOpen
+    + OutOfBudget
   x Rejected
     + Unauthorized
     + NotFound
@@ -50,6 +51,10 @@ class Throttled(IntegrationError):  # noqa: N818 - named for what the caller doe
 
 class CircuitOpen(Throttled):
     """We ask ourselves for patience: the upstream failed too often and is left alone for ``retry_after`` seconds."""
+
+
+class OutOfBudget(Throttled):
+    """We ask ourselves for patience: the upstream allows no more for now. The turn is in ``retry_after`` seconds."""
 
 
 class Rejected(IntegrationError):  # noqa: N818 - named for what the caller does

@@ -2,10 +2,11 @@
 
 A call has one deadline for everything: all tries, the waits between them and the last byte of the body. Inside it, a
 call that may be repeated is tried up to three times when the trouble looks momentary (no connection, a timeout, a
-dropped body, 500, 502, 503, 504), with a jittered pause between. Being asked to wait a few seconds is obeyed once on
-the spot; longer waits are handed up as ``Throttled``, because a worker thread is no place to sit one out. Minutes and
-hours belong to whoever called us. Each try passes the upstream's circuit breaker (``integrations._breaker``): an
-upstream that failed too often is left alone, and the call ends at once with ``CircuitOpen``.
+dropped body, 500, 502, 503, 504), with a jittered pause between. Being asked to wait a second is obeyed once on the
+spot; longer waits are handed up as ``Throttled``, because a worker thread is no place to sit one out. Minutes and
+hours belong to whoever called us. Each try passes the upstream's breaker (``integrations._breaker``): an upstream that
+failed too often is left alone, one that allows no more for now is not asked, and the call ends with ``CircuitOpen`` or
+``OutOfBudget``. Every answer teaches the breaker what the upstream allows.
 
 Whatever happens becomes one of the errors of ``integrations._errors``. Redirects are not followed and no call leaves
 the configured server, since a credential must not travel to where somebody else points; proxies and passwords lying
@@ -29,7 +30,7 @@ from pydantic import SecretStr
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 
 from integrations._body import BodyError, LateBodyError, read_body
-from integrations._breaker import Breaker
+from integrations._breaker import PATIENCE, Breaker, Passage
 from integrations._calls import SAFE_METHODS, Call, noted, template
 from integrations._errors import IntegrationError, NotFound, Rejected, Throttled, Unauthorized, Unavailable
 from integrations._guard import AddressGuard, ForbiddenAddressError
@@ -37,7 +38,7 @@ from integrations._origin import origin
 from integrations._problem import one_line, read_problem
 from integrations._punctual import Deadline, PunctualBackend
 from integrations._reply import Reply
-from integrations._retry_after import retry_after
+from integrations._teaching import Teaching
 
 TRIES = 3
 CONNECT_TIMEOUT = 3.0
@@ -46,8 +47,6 @@ DEADLINE = 15.0
 """Seconds one call may take, with all its tries."""
 BODY_LIMIT = 32 * 2**20
 """Bytes one unpacked answer may have: a full page of 500 items is well under one MiB."""
-SHORT_WAIT = 5.0
-"""Seconds of ``Retry-After`` that are waited out on the spot, once."""
 UNTOLD_WAIT = 10.0
 """Seconds to stay away after a 429 that does not say for how long."""
 
@@ -82,6 +81,8 @@ class _Call:
     asked: str
     #: What the journal hears of it.
     noted: Call
+    #: Units of the budget.
+    cost: float = 1.0
 
     @property
     def remaining(self) -> float:
@@ -96,7 +97,7 @@ class HttpUpstream:
         base_url: Where paths are rooted, without a trailing slash.
         credential: Sent as a bearer token with every request, and cut out of everything that is reported. Without one
             the address itself is the credential: then it is the path that no message has.
-        breaker: What every try passes; None where nobody is to be left alone.
+        breaker: What every try passes; None where nobody is to be left alone and nothing is paced.
         deadline: Seconds one call may take, with all its tries and waits.
         body_limit: Bytes one unpacked answer may have.
         outside: Somebody other than the operator gave us the address (check it with ``OutsideAddress``): then it must
@@ -118,6 +119,7 @@ class HttpUpstream:
         self._base_url = base_url
         self._credential = credential
         self._breaker = breaker
+        self._teaching = breaker.teaching if breaker is not None else Teaching()
         self._deadline = deadline
         self._body_limit = body_limit
         self._clock = Deadline()
@@ -152,8 +154,17 @@ class HttpUpstream:
         params: Query | None = None,
         headers: Mapping[str, str] | None = None,
         content: bytes | None = None,
+        cost: float = 1.0,
     ) -> Reply:
         """Make one call. It is repeated only if its method is safe or it carries an ``Idempotency-Key``.
+
+        Args:
+            method: GET, POST and so on.
+            url: The whole address.
+            params: The query, unescaped.
+            headers: Sent besides our own.
+            content: The body.
+            cost: Units of the upstream's budget that each try is known to cost.
 
         Raises:
             IntegrationError: See ``integrations._errors``.
@@ -165,7 +176,7 @@ class HttpUpstream:
         with noted(self.upstream, method, self._template(url), key) as call:
             repeatable = method in SAFE_METHODS or key is not None
             deadline = time.monotonic() + self._deadline
-            return self._tried(_Call(method, url, params, sent, content, deadline, repeatable, asked, call))
+            return self._tried(_Call(method, url, params, sent, content, deadline, repeatable, asked, call, cost))
 
     def _tried(self, call: _Call) -> Reply:
         tries = Retrying(
@@ -222,14 +233,14 @@ class HttpUpstream:
     def _pass(self, call: _Call) -> Reply:
         if self._breaker is None:
             return self._try(call)
-        with self._breaker.passage() as passage:
+        with self._breaker.passage(patience=call.remaining, cost=call.cost) as passage:
             try:
-                return self._try(call)
+                return self._try(call, passage)
             except _AgainError as again:
                 passage.error = again.error
                 raise
 
-    def _try(self, call: _Call) -> Reply:
+    def _try(self, call: _Call, passage: Passage | None = None) -> Reply:
         call.noted.tries, call.noted.status, call.noted.request_id = call.noted.tries + 1, None, None
         try:
             reply = self._exchange(call)
@@ -249,6 +260,8 @@ class HttpUpstream:
         except BodyError as error:
             raise self._silence(call, f"sent a body that {error}") from error
         call.noted.status, call.noted.request_id = reply.status, self._request_id(reply)
+        if passage is not None:
+            passage.hear(reply.headers, reply.body)
         return self._judge(call, reply)
 
     def _shown(self, error: Exception) -> Exception | None:
@@ -280,7 +293,7 @@ class HttpUpstream:
             raise LateBodyError("did not arrive in time") from error
 
     def _judge(self, call: _Call, reply: Reply) -> Reply:
-        wait = retry_after(reply.headers)
+        wait = self._teaching.wait(reply.headers)
         asked_for_not_modified = any(name.lower() == "if-none-match" for name in call.headers)
         if reply.status < 300 or (reply.status == 304 and asked_for_not_modified):  # noqa: PLR2004 - HTTP's own numbers
             return reply
@@ -299,7 +312,7 @@ class HttpUpstream:
             upstream=self.upstream,
             retry_after=wait,
         )
-        if not call.may_wait or wait > SHORT_WAIT or wait >= call.remaining:
+        if not call.may_wait or wait > PATIENCE or wait >= call.remaining:
             return error
         call.may_wait = False
         return _AgainError(error, wait)

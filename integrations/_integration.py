@@ -16,7 +16,9 @@ import orjson
 
 from integrations._breaker import Breaker
 from integrations._errors import BadDelivery
+from integrations._rate import POLITE, PacedSettings, Rate
 from integrations._settings import IntegrationSettings
+from integrations._teaching import Teaching
 
 Headers = Mapping[str, str] | Iterable[tuple[str, str]]
 """Header lines as received. Pairs are better than a mapping: a mapping hides that a line came twice."""
@@ -61,16 +63,28 @@ class Integration:
     Settings: ClassVar[type[IntegrationSettings]]
     webhook: ClassVar[bool] = False
     """Whether this integration receives deliveries; if so it overrides :meth:`verify`."""
+    rate: ClassVar[Rate | None] = POLITE
+    """How much of the upstream all processes together use; None for one whose client passes no breaker."""
+    teaching: ClassVar[Teaching] = Teaching()
+    """How its answers say what it allows."""
 
     def __init__(self, settings: IntegrationSettings) -> None:
         self.settings = settings
-        #: Hand it to the client of the upstream: it leaves an upstream alone that failed too often.
-        self.breaker = Breaker(self.name)
+        #: Hand it to the client of the upstream: it leaves an upstream alone that failed too often, and asks no more of
+        #: it than it allows.
+        self.breaker = Breaker(self.name, self.allowed(settings) or POLITE, self.teaching)
 
     @classmethod
     def event(cls, type: str) -> EventKey:  # noqa: A002 - the outside calls it `type`, and so do the sender's bodies
         """Name one type of event of this integration: ``@job(on=Warehouse.event("product.updated"))``."""
         return EventKey(cls.name, type)
+
+    @classmethod
+    def allowed(cls, settings: IntegrationSettings | None) -> Rate | None:
+        """Return how much of the upstream is used: as declared, or as the settings say."""
+        if cls.rate is None or not isinstance(settings, PacedSettings):
+            return cls.rate
+        return settings.agreed(cls.rate)
 
     @classmethod
     def variable(cls, field: str) -> str:

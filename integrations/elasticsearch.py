@@ -60,6 +60,7 @@ class Elasticsearch(Integration):
 
     name: ClassVar[str] = "elasticsearch"
     Settings: ClassVar[type[IntegrationSettings]] = ElasticsearchSettings
+    rate: ClassVar[None] = None
 
     def __init__(self, settings: ElasticsearchSettings) -> None:
         import elasticsearch  # noqa: PLC0415

@@ -22,6 +22,7 @@ from pydantic import Field
 from integrations._errors import BadDelivery, Rejected, Unavailable
 from integrations._http import HttpUpstream
 from integrations._integration import Delivery, Headers, Integration, label_or_none, parse_object, require_label
+from integrations._rate import PacedSettings, Rate
 from integrations._settings import Credential, IntegrationSettings, PartnerAddress, Secrets
 from integrations._signatures import stripe as stripe_signature
 
@@ -34,7 +35,7 @@ Kind: TypeAlias = Literal["charge", "checkout.session", "dispute", "invoice", "p
 _EVENT_KINDS = ("event", "v2.core.event")
 
 
-class StripeSettings(IntegrationSettings):
+class StripeSettings(PacedSettings):
     """Which Stripe account, and what its deliveries are signed with."""
 
     api_key: Credential = Field(description="Secret or restricted API key of the Stripe account.")
@@ -50,6 +51,9 @@ class Stripe(Integration):
     name: ClassVar[str] = "stripe"
     Settings: ClassVar[type[IntegrationSettings]] = StripeSettings
     webhook: ClassVar[bool] = True
+    # Stripe allows 25 calls a second to a test account and to each operation of a live one, which has 100 in all. It
+    # names no numbers in its answers; a 429 is all that it says.
+    rate: ClassVar[Rate | None] = Rate(calls=25, period=1.0, burst=25, concurrency=32)
 
     def __init__(self, settings: StripeSettings) -> None:
         super().__init__(settings)

@@ -25,9 +25,11 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validat
 from integrations._errors import BadDelivery, CursorExpired, Rejected
 from integrations._http import HttpUpstream
 from integrations._integration import Delivery, Headers, Integration, label_or_none, parse_object, require_label
+from integrations._rate import PacedSettings, Rate
 from integrations._reply import Reply
 from integrations._settings import Credential, IntegrationSettings, PartnerAddress, Secrets
 from integrations._signatures import standard_webhooks, standard_webhooks_key
+from integrations._teaching import Teaching
 from integrations._warehouse_items import LevelItem, LocationItem, ProductItem, explain, read_moment
 
 __all__ = ["LevelItem", "LocationItem", "Page", "ProductItem", "Reject", "Warehouse", "WarehouseSettings"]
@@ -40,7 +42,7 @@ _NEXT = re.compile(r"""\brel\s*=\s*["']?[^"',;]*\bnext\b""", re.IGNORECASE)
 _CURSOR_CODES = frozenset({"cursor_expired", "cursor_invalid", "cursor_mismatch"})
 
 
-class WarehouseSettings(IntegrationSettings):
+class WarehouseSettings(PacedSettings):
     """Where the warehouse system answers, and what proves who is asking."""
 
     url: PartnerAddress = Field(description="Base address of the warehouse system, https except on this machine.")
@@ -92,6 +94,9 @@ class Warehouse(Integration):
     name: ClassVar[str] = "warehouse"
     Settings: ClassVar[type[IntegrationSettings]] = WarehouseSettings
     webhook: ClassVar[bool] = True
+    # It states its own limit, per minute, in each answer: this is what we take of it at most.
+    rate: ClassVar[Rate | None] = Rate(calls=100, period=1.0, burst=100, concurrency=32)
+    teaching: ClassVar[Teaching] = Teaching(window=60.0)
 
     def __init__(self, settings: WarehouseSettings) -> None:
         super().__init__(settings)

@@ -3,6 +3,7 @@
     Unavailable                 retry with backoff and jitter
     Throttled                   snooze for as long as the upstream asked; no attempt burnt
     CircuitOpen                 snooze until the next probe and a little more, not all for as long; no attempt burnt
+    OutOfBudget                 the same until its turn
     Rejected                    dead at once: asking again will not help
     Snooze, Cancel              the job's own word
     Interrupted, shutdown       back at once; no attempt burnt
@@ -20,14 +21,14 @@ from dataclasses import dataclass
 from random import Random
 from types import MappingProxyType
 
-from integrations import CircuitOpen, Rejected, Throttled
+from integrations import CircuitOpen, OutOfBudget, Rejected, Throttled
 from jobs._signals import Cancel, Interrupted, Snooze
 from models import Outcome, State
 
 #: Longest snooze in seconds; what asks for more is asked again then.
 LONGEST_SNOOZE = 30 * 86_400.0
-#: What is added to a wait for a circuit, at random: up to this part of it, and up to so many seconds at least. Who met
-#: the same circuit must not all come back in the same instant.
+#: What is added to a wait for a circuit or a budget, at random: up to this part of it, and up to so many seconds at
+#: least. Who met the same one must not all come back in the same instant.
 SPREAD, LEAST_SPREAD = 0.25, 1.0
 
 
@@ -89,7 +90,7 @@ def decide(
     """
     match error:
         case Snooze(delay=delay) | Throttled(retry_after=delay):
-            most = max(LEAST_SPREAD, SPREAD * delay) if isinstance(error, CircuitOpen) else 0.0
+            most = max(LEAST_SPREAD, SPREAD * delay) if isinstance(error, CircuitOpen | OutOfBudget) else 0.0
             spread = random.uniform(0.0, most)
             return Decision(Outcome.SNOOZED, State.WAITING, delay=min(LONGEST_SNOOZE, max(0.0, delay) + spread))
         case Cancel():

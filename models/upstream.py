@@ -3,7 +3,7 @@
 Runs that meet a paused upstream are snoozed: they burn no attempt and go on when it is resumed. So are runs that meet
 an open circuit, until its next probe. The circuit itself is in Redis; what is here is for people and for whoever must
 not ask Redis, written by the process that saw the change. It may be out of date, so nothing is held beyond its next
-probe, and one that was not probed for minutes is not told as open.
+probe, and one that was not probed for minutes is not told as open. An upstream that asked us to stay away is here too.
 """
 
 from datetime import datetime
@@ -15,10 +15,13 @@ from models._base import Base
 
 
 class Upstream(Base):
-    """One upstream; a row exists once an operator touched it or its circuit opened."""
+    """One upstream; a row exists once an operator touched it, its circuit opened, or it asked us to stay away."""
 
     __tablename__ = "upstreams"
-    __table_args__ = (CheckConstraint("(circuit_opened_at IS NULL) = (next_probe_at IS NULL)", "probed"),)
+    __table_args__ = (
+        CheckConstraint("(circuit_opened_at IS NULL) = (next_probe_at IS NULL)", "probed"),
+        CheckConstraint("(throttled_at IS NULL) = (throttled_until IS NULL)", "throttled"),
+    )
 
     name: Mapped[str] = mapped_column(primary_key=True)
     paused_at: Mapped[datetime | None]
@@ -32,3 +35,8 @@ class Upstream(Base):
     circuit_error: Mapped[str | None]
     #: When the circuit became what is said here, by the clock of whoever keeps it: nothing older is written over it.
     circuit_told_at: Mapped[datetime | None]
+    #: Since when and until when it wants to be left in peace; in the past once that is over.
+    throttled_at: Mapped[datetime | None]
+    throttled_until: Mapped[datetime | None]
+    #: First line of how it said so.
+    throttle_reason: Mapped[str | None]

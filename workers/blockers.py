@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 import jobs
 from models import NEVER, State
-from workers import circuits
+from workers import circuits, throttles
 from workers.gates import ramp
 from workers.process import STALE_AFTER
 
@@ -21,7 +21,7 @@ from workers.process import STALE_AFTER
 MOST_AHEAD = 10_000
 #: Seconds over which the pace of a queue is measured, and attempts looked at.
 PACE = 60
-#: A run that is due this long after the next probe of a circuit waits for something else.
+#: A run that is due this long after the next probe of a circuit, or the end of a block, waits for something else.
 SPREAD = timedelta(seconds=60)
 MOST_ATTEMPTS = 20_000
 
@@ -50,6 +50,10 @@ BEGUN = text("""
     SELECT id, due_at FROM runs
     WHERE key IS NOT NULL AND attempt > 0 AND state = 'waiting' AND job = :job AND key = :key AND id <> :id
     ORDER BY id LIMIT 1
+""")
+THROTTLED = text(f"""
+    SELECT name, {throttles.COLUMNS} FROM upstreams
+    WHERE name = ANY(:names) AND {throttles.IS_THROTTLED} ORDER BY throttled_until DESC LIMIT 1
 """)
 SHUT = text(f"""
     SELECT name, circuit_opened_at, next_probe_at, circuit_error FROM upstreams
@@ -88,7 +92,7 @@ STARTED = text(f"""
 class Blocker:
     """What a run waits for."""
 
-    #: `held`, `after`, `circuit`, `due`, `nobody`, `order`, `limit` or `line`.
+    #: `held`, `after`, `circuit`, `budget`, `due`, `nobody`, `order`, `limit` or `line`.
     kind: str
     #: Why, to be read after "the run"; it says what to do where something can be done.
     sentence: str
@@ -105,6 +109,8 @@ class Facts:
     held: Any = None
     #: An upstream that its job needs and that is left alone.
     shut: Any = None
+    #: An upstream that its job needs and that asked us to stay away.
+    throttled: Any = None
     workers: int = 1
     threads: int = 1
     #: Of its workers those whose code has the job.
@@ -146,7 +152,8 @@ def look(connection: Connection, run: dict[str, Any], now: datetime) -> Facts:
     return Facts(
         now=now,
         held=connection.execute(HELD, values).one_or_none(),
-        shut=_shut(connection, job),
+        shut=_upstream(connection, job, SHUT),
+        throttled=_upstream(connection, job, THROTTLED),
         workers=alive.workers,
         threads=alive.threads,
         knowing=alive.knowing,
@@ -175,6 +182,7 @@ def blocker(run: dict[str, Any], facts: Facts) -> Blocker:
         _held(facts)
         or _after(run, facts)
         or _left_alone(run, facts)
+        or _throttled(run, facts)
         or _not_due(run, facts)
         or _nobody(run, facts)
         or _behind(run, facts)
@@ -208,9 +216,9 @@ def _after(run: dict[str, Any], facts: Facts) -> Blocker | None:
     return Blocker("after", said)
 
 
-def _shut(connection: Connection, job: jobs.Job[Any] | None) -> Any:
+def _upstream(connection: Connection, job: jobs.Job[Any] | None, statement: TextClause) -> Any:
     names = [kind.name for kind in job.needs] if job else []
-    return connection.execute(SHUT, {"names": names}).one_or_none() if names else None
+    return connection.execute(statement, {"names": names}).one_or_none() if names else None
 
 
 def _left_alone(run: dict[str, Any], facts: Facts) -> Blocker | None:
@@ -219,6 +227,15 @@ def _left_alone(run: dict[str, Any], facts: Facts) -> Blocker | None:
         return None
     said = circuits.sentence(shut.name, shut.circuit_opened_at, shut.next_probe_at, shut.circuit_error)
     return Blocker("circuit", f"waits because {said}", shut.circuit_opened_at, shut.next_probe_at)
+
+
+def _throttled(run: dict[str, Any], facts: Facts) -> Blocker | None:
+    found = facts.throttled
+    # Who met it on the way comes back a little later; who was put back for longer has another turn, and says so.
+    if run["state"] != State.WAITING or found is None or run["due_at"] > found.throttled_until + SPREAD:
+        return None
+    said = throttles.sentence(found, facts.now)
+    return Blocker("budget", f"waits because {said}", found.throttled_at, found.throttled_until)
 
 
 def _not_due(run: dict[str, Any], facts: Facts) -> Blocker | None:

@@ -1,6 +1,6 @@
 """What operators see of the circuits of upstreams, in Postgres: written on each change by the process that saw it.
 
-The circuit lives in Redis (`integrations._shared_circuit`), or in a process while Redis is away. Nothing here decides
+The circuit lives in Redis (`integrations._shared_door`), or in a process while Redis is away. Nothing here decides
 whether a call may be made. Runs that need an upstream are held by it before they begin, but never beyond the next
 probe it names: whoever died before it could write "closed" holds nobody for longer.
 """
@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import redis
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from integrations import Integration, SharedCircuit, Standing
+from integrations import Standing
 from workers import logs
 
 #: Seconds after the time of a probe that nobody made, from which on the circuit is not called open any more: either no
@@ -57,18 +56,6 @@ class CircuitView:
     next_probe_at: datetime
     #: The failure that opened the circuit or kept it open.
     error: str | None
-
-
-def share(made: Integration, client: redis.Redis, engine: Engine) -> None:
-    """Let an integration use the circuit of all processes, and tell operators what becomes of it.
-
-    Args:
-        made: The integration.
-        client: A Redis client with little patience.
-        engine: The database.
-    """
-    circuit = SharedCircuit(client, made.name)
-    made.breaker.share(circuit, lambda standing, error: tell(engine, made.name, standing, error))
 
 
 def tell(engine: Engine, name: str, standing: Standing, error: str | None) -> None:

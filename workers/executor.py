@@ -28,12 +28,12 @@ from sqlalchemy import Row, text
 from sqlalchemy.exc import SQLAlchemyError
 
 import jobs
-from integrations import CircuitOpen
+from integrations import CircuitOpen, Throttled
 from jobs import Chunk, Context, Job, Member, Snooze
 from jobs._context import Stop
 from jobs._policy import DONE, INTERRUPTED, decide
 from models import Outcome, State
-from workers import circuits, ledger, logs
+from workers import circuits, ledger, logs, throttles
 from workers.endings import ending
 from workers.held import AtWork, Held
 from workers.journal import AttemptJournal
@@ -45,9 +45,10 @@ from workers.window import Window
 
 HELD_BACK = text(f"""
     SELECT name, paused_at, paused_by, reason, circuit_opened_at, next_probe_at, circuit_error,
-           extract(epoch FROM next_probe_at - now())::float8 AS wait
-    FROM upstreams WHERE name = ANY(:names) AND (paused_at IS NOT NULL OR {circuits.IS_SHUT})
-    ORDER BY paused_at, next_probe_at DESC LIMIT 1
+           extract(epoch FROM next_probe_at - now())::float8 AS wait, {throttles.COLUMNS}, now() AS now
+    FROM upstreams
+    WHERE name = ANY(:names) AND (paused_at IS NOT NULL OR {circuits.IS_SHUT} OR {throttles.IS_THROTTLED})
+    ORDER BY paused_at, greatest(next_probe_at, throttled_until) DESC LIMIT 1
 """)
 
 #: Seconds a run waits that met an upstream paused by an operator.
@@ -354,11 +355,13 @@ class Executor:
         return ending(claim, decision, error=error, limit=known.time_limit if known else 0)
 
 
-def _back(row: Row[Any]) -> Snooze | CircuitOpen:
+def _back(row: Row[Any]) -> Snooze | Throttled:
     """Return what puts a run back that needs an upstream which is held."""
     if row.paused_at is not None:
         why = f"upstream {row.name} is paused by {row.paused_by}: {row.reason or 'no reason given'}"
         return Snooze(PAUSED_SNOOZE, why)
+    if row.wait is None or row.wait <= 0:
+        return throttles.held(row, row.now)
     said = circuits.sentence(row.name, row.circuit_opened_at, row.next_probe_at, row.circuit_error)
     return CircuitOpen(said, upstream=row.name, retry_after=row.wait)
 

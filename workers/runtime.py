@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 import integrations
 import jobs
 from integrations import Integration
-from workers import circuits, delivery, logs, redis_servers
+from workers import delivery, doors, logs, redis_servers
 from workers.announcing import Announcer
 from workers.bell import Bell
 from workers.delivery import Delivery
@@ -32,7 +32,7 @@ MACHINERY_CONNECTIONS = 16
 #: Seconds a connection may take to open.
 CONNECT_TIMEOUT = 5
 #: Seconds that whoever has just committed, or is about to call an upstream, waits for Redis; the relay does what could
-#: not be announced, and a process that cannot share a circuit has one of its own.
+#: not be announced, and a process that cannot share a circuit and a budget has its own.
 ANNOUNCE_TIMEOUT = 0.25
 #: Seconds a transaction may lie idle before Postgres ends it, with its locks: a job may wait for an upstream meanwhile;
 #: our machinery never waits, so it was frozen or cut off, and the others must not wait for it.
@@ -135,14 +135,14 @@ class Runtime:
             if kind not in self._integrations:
                 settings = self.settings.integrations.get(kind.name)
                 if settings is None:
-                    first = next(iter(kind.Settings.model_fields))
+                    first = next(name for name, field in kind.Settings.model_fields.items() if field.is_required())
                     raise NotConfigured(
                         f"{kind.name} is not configured: set {kind.variable(first)} (see .env.example)",
                         upstream=kind.name,
                         status=0,
                     )
                 self._integrations[kind] = kind(settings)
-                circuits.share(self._integrations[kind], self.hasty_redis, self.machinery)
+                doors.share(self._integrations[kind], self.hasty_redis, self.machinery)
             made = self._integrations[kind]
         if not isinstance(made, kind):
             raise TypeError(f"asked for {kind.__name__}, got {type(made).__name__}")

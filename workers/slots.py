@@ -21,7 +21,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 import jobs
 from jobs import BadRule, Overlap, UnknownJob
 from jobs._fires import Fire, enqueue_fires
-from workers import circuits, logs
+from workers import circuits, logs, throttles
 from workers.plan import Plan, Recorded, look
 
 #: Schedules taken in one transaction; fewer when many fires of each are due after a downtime, so that planning takes
@@ -81,7 +81,7 @@ HELD = text(f"""
     SELECT 'queue' AS kind, name FROM queues WHERE paused_at IS NOT NULL
     UNION ALL SELECT 'job', job FROM pauses WHERE key = '' AND paused_at IS NOT NULL
     UNION ALL SELECT 'upstream', name FROM upstreams WHERE paused_at IS NOT NULL
-    UNION ALL SELECT 'upstream', name FROM upstreams WHERE {circuits.IS_OPEN}
+    UNION ALL SELECT 'upstream', name FROM upstreams WHERE {circuits.IS_OPEN} OR {throttles.IS_THROTTLED}
 """)
 REPLACE = text("""
     UPDATE runs SET cancel_requested_at = now(),

@@ -10,7 +10,7 @@ from threading import Barrier
 import redis
 from pydantic import SecretStr
 
-from integrations import CircuitOpen, IntegrationError, SharedCircuit
+from integrations import CircuitOpen, IntegrationError, Rate, SharedDoor
 from integrations._breaker import Breaker
 from integrations._http import HttpUpstream
 
@@ -18,7 +18,9 @@ from integrations._http import HttpUpstream
 def main(url: str, redis_url: str, threads: int) -> None:
     """Make one call in each thread."""
     breaker = Breaker("warehouse")
-    breaker.share(SharedCircuit(redis.Redis.from_url(redis_url), "warehouse"), lambda *_: None)
+    breaker.share(
+        SharedDoor(redis.Redis.from_url(redis_url), "warehouse", Rate(10_000, 1.0, 10_000, 100)), lambda *_: None
+    )
     client = HttpUpstream("warehouse", url, SecretStr("hunter2"), breaker=breaker)
     together = Barrier(threads)
 

@@ -15,11 +15,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from integrations import CircuitOpen, IntegrationError, NotFound, SharedCircuit, Standing, Throttled, Unavailable
-from integrations import _shared_circuit as shared
+from integrations import (
+    CircuitOpen,
+    Hindrance,
+    IntegrationError,
+    NotFound,
+    OutOfBudget,
+    SharedDoor,
+    Standing,
+    Throttled,
+    Unavailable,
+)
+from integrations import _shared_door as shared
 from integrations._breaker import Breaker
 from integrations._circuit import FIRST, LEASE, LEAST, LONGEST, SLICES, WINDOW, LocalCircuit, Verdict
+from integrations._door import Ask
 from integrations._http import HttpUpstream
+from integrations._rate import Rate
 from sandbox.services import Services
 from sandbox.valkey import Valkey
 from tests.integrations.scripted import Scripted, reply, scripted_server
@@ -28,6 +40,8 @@ KEY = "headrace:circuit:warehouse"
 #: A Redis database that no other test looks at.
 REDIS_NUMBER = 11
 DOWN = reply(500)
+#: So much that the budget is never in the way.
+PLENTY = Rate(calls=1_000_000, period=1.0, burst=1_000_000, concurrency=1_000)
 
 
 @pytest.fixture
@@ -50,9 +64,9 @@ class Told(list[tuple[bool, str | None]]):
 @contextmanager
 def calling(url: str, store: redis.Redis | None, told: Told | None = None) -> Iterator[HttpUpstream]:
     """Return a client whose circuit is shared, or its own without a store."""
-    breaker = Breaker("warehouse")
+    breaker = Breaker("warehouse", PLENTY)
     if store is not None:
-        breaker.share(SharedCircuit(store, "warehouse"), (told if told is not None else Told()).hear)
+        breaker.share(SharedDoor(store, "warehouse", PLENTY), (told if told is not None else Told()).hear)
     client = HttpUpstream("warehouse", url, SecretStr("hunter2"), breaker=breaker)
     try:
         yield client
@@ -118,14 +132,17 @@ def test_a_call_in_the_middle_of_its_tries_is_ended_by_the_open_circuit(store: r
 
 
 @pytest.mark.parametrize(
-    ("status", "error"), [(404, NotFound), (429, Throttled)], ids=["a refusal", "a request for patience"]
+    ("status", "first", "then"),
+    [(404, NotFound, NotFound), (429, Throttled, OutOfBudget)],
+    ids=["a refusal", "a request for patience"],
 )
 def test_an_answer_of_any_kind_is_no_failure(
-    store: redis.Redis, server: Scripted, status: int, error: type[IntegrationError]
+    store: redis.Redis, server: Scripted, status: int, first: type[IntegrationError], then: type[IntegrationError]
 ) -> None:
     server.will(reply(status, headers={"Retry-After": "60"}))
     with calling(server.url, store) as client:
-        assert outcomes(client, server.url, LEAST + 5) == [error.__name__] * (LEAST + 5)
+        assert outcomes(client, server.url, LEAST + 5) == [first.__name__, *[then.__name__] * (LEAST + 4)]
+    assert not store.exists(KEY) or not store.hexists(KEY, "until")
 
 
 def test_what_was_never_sent_says_nothing_also_not_as_a_probe(store: redis.Redis, server: Scripted) -> None:
@@ -270,17 +287,17 @@ def _now(store: redis.Redis) -> float:
 
 
 def test_a_probe_that_comes_back_after_its_lease_decides_nothing(store: redis.Redis) -> None:
-    circuit = SharedCircuit(store, "warehouse")
+    door = SharedDoor(store, "warehouse", PLENTY)
     for number in range(LEAST):
-        circuit.settle(str(number), Verdict.FAILED)
+        door.settle(Ask(str(number)), Verdict.FAILED)
     due(store)
-    assert circuit.admit("slow").wait == 0
+    assert door.admit(Ask("slow")).refusal is None
     store.hset(KEY, "lease", "1")
-    assert circuit.admit("next").wait == 0
-    assert circuit.settle("slow", Verdict.ANSWERED) is None
-    assert circuit.settle("stranger", Verdict.ANSWERED) is None
-    assert circuit.admit("other").wait > 0
-    closed = circuit.settle("next", Verdict.ANSWERED)
+    assert door.admit(Ask("next")).refusal is None
+    assert door.settle(Ask("slow"), Verdict.ANSWERED).standing is None
+    assert door.settle(Ask("stranger"), Verdict.ANSWERED).standing is None
+    assert door.admit(Ask("other")).refusal is not None
+    closed = door.settle(Ask("next"), Verdict.ANSWERED).standing
     assert closed is not None
     assert closed.open_for is None
 
@@ -305,7 +322,7 @@ def test_without_redis_each_process_goes_on_with_a_circuit_of_its_own(
                 assert len(server.seen) == LEAST
                 server.will(reply(200, {}))
                 valkey.start()
-                monkeypatch.setattr(SharedCircuit, "_away", lambda _: False)
+                monkeypatch.setattr(SharedDoor, "_away", lambda _: False)
                 assert outcomes(knowing, server.url, 2) == ["answered"] * 2
     finally:
         valkey.close()
@@ -327,15 +344,16 @@ class FakeClock:
         return self.now
 
 
-def by_clock_of(store: redis.Redis) -> SharedCircuit:
-    """Return a shared circuit whose clock is a value in Redis."""
-    circuit = SharedCircuit(store, "warehouse")
+def by_clock_of(store: redis.Redis, rate: Rate) -> SharedDoor:
+    """Return a shared door whose clock is a value in Redis."""
+    door = SharedDoor(store, "warehouse", rate)
     clock = "local now = tonumber(redis.call('GET', 'now'))"
     assert shared.CLOCK in shared.ADMIT
     assert shared.CLOCK in shared.SETTLE
-    circuit._admit = store.register_script(shared.ADMIT.replace(shared.CLOCK, clock))
-    circuit._settle = store.register_script(shared.SETTLE.replace(shared.CLOCK, clock))
-    return circuit
+    door._admit = store.register_script(shared.ADMIT.replace(shared.CLOCK, clock))
+    door._settle = store.register_script(shared.SETTLE.replace(shared.CLOCK, clock))
+    door._look = store.register_script(shared.LOOK.replace(shared.CLOCK, clock))
+    return door
 
 
 STEPS = st.lists(
@@ -357,7 +375,7 @@ def test_however_calls_interleave_both_circuits_say_the_same_and_one_call_probes
 ) -> None:
     store.flushdb()
     clock = FakeClock()
-    ours, theirs = LocalCircuit(clock), by_clock_of(store)
+    ours, theirs = LocalCircuit(clock), by_clock_of(store, PLENTY)
     under_way: list[str] = []
     probe: tuple[str, float] | None = None
     number = 0
@@ -368,7 +386,7 @@ def test_however_calls_interleave_both_circuits_say_the_same_and_one_call_probes
         elif what == "enter":
             for _ in range(int(how)):
                 number += 1
-                found, same = ours.admit(str(number)), theirs.admit(str(number))
+                found, same = ours.admit(str(number)), theirs.admit(Ask(str(number))).standing
                 assert (found.open_for, found.wait) == (same.open_for, same.wait)
                 if found.wait:
                     assert found.wait <= LONGEST
@@ -382,7 +400,7 @@ def test_however_calls_interleave_both_circuits_say_the_same_and_one_call_probes
             under_way = under_way[len(leaving) :]
             for token in leaving:
                 verdict = Verdict(str(how))
-                moved, same_move = ours.settle(token, verdict), theirs.settle(token, verdict)
+                moved, same_move = ours.settle(token, verdict), theirs.settle(Ask(token), verdict).standing
                 assert (moved and (moved.open_for, moved.wait)) == (same_move and (same_move.open_for, same_move.wait))
                 if probe is not None and token == probe[0]:
                     assert verdict is Verdict.UNTOLD or moved is not None
@@ -402,14 +420,14 @@ def test_failures_of_long_ago_open_nothing() -> None:
 
 def test_two_upstreams_have_two_circuits(store: redis.Redis, server: Scripted) -> None:
     open_it(store, server)
-    assert SharedCircuit(store, "stripe").admit("x").wait == 0
+    assert SharedDoor(store, "stripe", PLENTY).admit(Ask("x")).refusal is None
     with scripted_server() as healthy, calling(healthy.url, None) as client:
         post(client, healthy.url)
 
 
 def test_whoever_closes_it_by_hand_closes_it_for_all(store: redis.Redis, server: Scripted) -> None:
     open_it(store, server)
-    assert SharedCircuit(store, "warehouse").reset()
-    assert not SharedCircuit(store, "warehouse").reset()
+    assert SharedDoor(store, "warehouse", PLENTY).reset() == {Hindrance.CIRCUIT}
+    assert not SharedDoor(store, "warehouse", PLENTY).reset()
     with calling(server.url, store) as client:
         post(client, server.url)

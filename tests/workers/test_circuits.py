@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, create_engine
 
 import jobs
-from integrations import CircuitOpen, Standing, Unavailable
+from integrations import POLITE, CircuitOpen, Hindrance, Standing, Unavailable
 from integrations import _shared_circuit as shared
 from integrations._circuit import LEAST
 from integrations.warehouse import Warehouse
@@ -249,8 +249,8 @@ def test_closing_it_by_hand_lets_the_next_call_through_and_is_written_down_once(
     fail_until_open(runtime, server)
     server.will(reply(200, {}))
     with engine.begin() as connection:
-        assert actions.close_circuit(connection, runtime.redis, "warehouse", by="ada")
-        assert not actions.close_circuit(connection, runtime.redis, "warehouse", by="ada")
+        assert actions.reset_upstream(connection, runtime.redis, "warehouse", POLITE, by="ada") == {Hindrance.CIRCUIT}
+        assert not actions.reset_upstream(connection, runtime.redis, "warehouse", POLITE, by="ada")
     assert row(engine).circuit_opened_at is None
     runtime.use(Warehouse).probe()
     assert rows.one(engine, "SELECT count(*) FROM audit WHERE action = 'upstreams reset' AND actor = 'ada'") == 1

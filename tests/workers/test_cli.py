@@ -451,26 +451,43 @@ def test_an_upstream_is_held_and_reset(ask: Cli) -> None:
     assert "goes on" in ask("upstreams", "reset", "stripe").stdout
 
 
-def test_an_open_circuit_is_listed_and_closed_by_a_reset(ask: Cli, engine: Engine, environment: dict[str, str]) -> None:
+def test_an_open_circuit_and_a_blocked_budget_are_listed_and_cleared_by_a_reset(
+    ask: Cli, engine: Engine, environment: dict[str, str]
+) -> None:
     rows.change(
         engine,
-        """INSERT INTO upstreams (name, circuit_opened_at, next_probe_at, circuit_error)
-        VALUES ('stripe', now() - interval '4 min', now() + interval '1 min', 'stripe did not answer in time')""",
+        """INSERT INTO upstreams (name, circuit_opened_at, next_probe_at, circuit_error, throttled_at, throttled_until)
+        VALUES ('stripe', now() - interval '4 min', now() + interval '1 min', 'stripe did not answer in time',
+                now(), now() + interval '1 min')""",
     )
     with redis.Redis.from_url(environment["REDIS_URL"]) as store:
         store.hset("headrace:circuit:stripe", mapping={"until": "99999999999999", "since": "1", "opened": "1"})
         stripe = next(row for row in parsed(ask("upstreams", "list", "--json")) if row["name"] == "stripe")
         assert stripe["circuit_error"] == "stripe did not answer in time"
         assert stripe["next_probe_at"] > stripe["circuit_opened_at"]
-        assert "open since" in " ".join(ask("upstreams", "list").stdout.split())
+        assert (stripe["rate"], stripe["tokens"], stripe["calls_under_way"], stripe["concurrency"]) == (
+            "25/s",
+            25,
+            0,
+            32,
+        )
+        in_a_minute = int(time.time() + 60) * 1000
+        store.hset("headrace:budget:stripe", mapping={"until": in_a_minute, "full": in_a_minute})
+        listed = " ".join(ask("upstreams", "list").stdout.split())
+        assert "open since" in listed
+        assert "blocked until" in listed
         tried = ask("upstreams", "reset", "stripe", "--dry-run").stdout
         assert "the circuit of stripe is open and would be closed" in tried
-        assert store.exists("headrace:circuit:stripe")
-        assert "the circuit of stripe is closed: the next call may try" in ask("upstreams", "reset", "stripe").stdout
-        assert not store.exists("headrace:circuit:stripe")
+        assert "the budget of stripe is blocked until" in tried
+        assert store.exists("headrace:circuit:stripe", "headrace:budget:stripe") == 2
+        done = ask("upstreams", "reset", "stripe").stdout
+        assert "the circuit of stripe is closed: the next call may try" in done
+        assert "the budget of stripe is full: the next call may try" in done
+        assert not store.exists("headrace:circuit:stripe", "headrace:budget:stripe")
     assert "was not open" in ask("upstreams", "reset", "stripe").stdout
     assert rows.one(engine, "SELECT count(*) FROM audit WHERE action = 'upstreams reset'") == 1
-    assert rows.one(engine, "SELECT circuit_opened_at FROM upstreams WHERE name = 'stripe'") is None
+    left = "SELECT coalesce(circuit_opened_at, throttled_until) FROM upstreams WHERE name = 'stripe'"
+    assert rows.one(engine, left) is None
 
 
 def test_a_webhook_is_shown_and_handed_to_its_job_again(ask: Cli, engine: Engine) -> None:

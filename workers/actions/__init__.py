@@ -11,7 +11,6 @@ at once do it once. What cannot be done is refused with a sentence, never half d
 from workers.actions._alerts import ALL, silence, silence_name, try_alerts, unsilence
 from workers.actions._asking import enqueue, fire
 from workers.actions._audit import Refused, record
-from workers.actions._circuits import close_circuit
 from workers.actions._events import EventSelection, Replayed, backfill, replay, replayable
 from workers.actions._groups import Group, groups, on_the_broker
 from workers.actions._holds import HOLDS, RAMP, Hold, is_paused, keys_of, limit, pause, resume
@@ -30,6 +29,7 @@ from workers.actions._redrives import Care, begin_redrive, redrives, stop_redriv
 from workers.actions._rewind import check_rewind, find_stream, rewind
 from workers.actions._schedules import Planned, add, as_declared, change, remove
 from workers.actions._selection import Selection
+from workers.actions._upstreams import reset_upstream
 
 __all__ = [
     "ALL",
@@ -56,7 +56,6 @@ __all__ = [
     "candidates",
     "change",
     "check_rewind",
-    "close_circuit",
     "enqueue",
     "find_stream",
     "fire",
@@ -73,6 +72,7 @@ __all__ = [
     "remove",
     "replay",
     "replayable",
+    "reset_upstream",
     "resume",
     "rewind",
     "silence",
