@@ -91,6 +91,11 @@ class Integration:
         """Return the environment variable that carries a setting: ``WAREHOUSE_URL`` for ``url``."""
         return f"{cls.name}_{field}".upper()
 
+    @classmethod
+    def first_variable(cls) -> str:
+        """Return the first environment variable that has to be set: with it a person begins."""
+        return cls.variable(next(name for name, field in cls.Settings.model_fields.items() if field.is_required()))
+
     def close(self) -> None:
         """Let go of connections. Calling it again does nothing."""
 

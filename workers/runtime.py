@@ -135,9 +135,8 @@ class Runtime:
             if kind not in self._integrations:
                 settings = self.settings.integrations.get(kind.name)
                 if settings is None:
-                    first = next(name for name, field in kind.Settings.model_fields.items() if field.is_required())
                     raise NotConfigured(
-                        f"{kind.name} is not configured: set {kind.variable(first)} (see .env.example)",
+                        f"{kind.name} is not configured: set {kind.first_variable()} (see .env.example)",
                         upstream=kind.name,
                         status=0,
                     )

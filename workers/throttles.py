@@ -77,12 +77,16 @@ def sentence(row: Any, now: datetime) -> str:
         now: The database's clock.
     """
     seconds = max(0.0, (row.throttled_until - now).total_seconds())
-    # How it said so ends with what to do, which the one sentence here says too.
-    why = (row.throttle_reason or "").partition(": the work waits")[0].rstrip(".")
+    why = in_short(row.throttle_reason)
     return (
         f"the budget of {row.name} refills in {seconds:.0f} s, at {row.throttled_until:%H:%M:%S} UTC"
         f"{f' ({why})' if why else ''}"
     )
+
+
+def in_short(reason: str | None) -> str:
+    """Return how an upstream said that it wants peace, without the advice that follows."""
+    return (reason or "").partition(": the work waits")[0].rstrip(".")
 
 
 def held(row: Any, now: datetime) -> OutOfBudget:

@@ -63,6 +63,15 @@ def test_an_integration_without_a_probe_or_deliveries_says_so() -> None:
     silent.close()
 
 
+def test_a_person_begins_with_a_variable_that_has_to_be_set() -> None:
+    first = {name: kind.first_variable() for name, kind in integrations.load().items()}
+    assert (first["warehouse"], first["stripe"], first["alert_email"]) == (
+        "WAREHOUSE_URL",
+        "STRIPE_API_KEY",
+        "ALERT_EMAIL_TO",
+    )
+
+
 def test_one_module_alone_knows_the_http_library() -> None:
     folder = Path(integrations.__file__).parent
     knowing = [

@@ -116,8 +116,7 @@ def _broker(held: Runtime) -> Finding:
 
 def _upstream(held: Runtime, name: str, kind: type[integrations.Integration]) -> Finding:
     if name not in held.settings.integrations:
-        first = kind.variable(next(iter(kind.Settings.model_fields)))
-        return Finding(name, ok=None, sentence=f"not in use; {first} would configure it")
+        return Finding(name, ok=None, sentence=f"not in use; {kind.first_variable()} would configure it")
     try:
         held.use(kind).probe()
     except IntegrationError as error:

@@ -98,8 +98,8 @@ def _circuit(row: dict[str, Any], now: datetime) -> str:
 
 def _budget(row: dict[str, Any], now: datetime) -> str | None:
     if row["throttled_until"] is not None and row["throttled_until"] > now:
-        until, why = row["throttled_until"].astimezone(UTC), row["throttle_reason"] or "no reason given"
-        return f"blocked until {until:%H:%M:%S} UTC: {why}"
+        why = throttles.in_short(row["throttle_reason"]) or "no reason given"
+        return f"blocked until {row['throttled_until'].astimezone(UTC):%H:%M:%S} UTC: {why}"
     if row["blocked_seconds"] is not None:
         return f"blocked for {row['blocked_seconds']:.0f} s" if row["blocked_seconds"] else "one call asks next"
     if row["rate"] is None:
