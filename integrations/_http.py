@@ -158,13 +158,7 @@ class HttpUpstream:
     ) -> Reply:
         """Make one call. It is repeated only if its method is safe or it carries an ``Idempotency-Key``.
 
-        Args:
-            method: GET, POST and so on.
-            url: The whole address.
-            params: The query, unescaped.
-            headers: Sent besides our own.
-            content: The body.
-            cost: Units of the upstream's budget that each try is known to cost.
+        Each try spends ``cost`` units of the upstream's budget.
 
         Raises:
             IntegrationError: See ``integrations._errors``.
