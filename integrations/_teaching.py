@@ -60,13 +60,19 @@ class Teaching:
     def learn(self, headers: Headers, body: bytes) -> Lesson:
         """Read what an answer of any kind says about the limit."""
         remaining, limit = self._number(headers, self.remaining), self._number(headers, self.limit)
-        cost = self.cost(headers, body) if self.cost else None
         return Lesson(
             block=self._reset(headers) if remaining == 0 else None,
             remaining=remaining,
             interval=self.window / limit if self.window and limit else None,
-            cost=cost if cost is not None and math.isfinite(cost) and cost >= 0 else None,
+            cost=self._cost(headers, body),
         )
+
+    def _cost(self, headers: Headers, body: bytes) -> float | None:
+        try:
+            cost = self.cost(headers, body) if self.cost else None
+        except (ValueError, TypeError, LookupError, AttributeError):  # an answer of another shape, such as a refusal
+            return None
+        return cost if cost is not None and math.isfinite(cost) and cost >= 0 else None
 
     def _reset(self, headers: Headers) -> float | None:
         value = self._number(headers, self.reset)

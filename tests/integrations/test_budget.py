@@ -340,6 +340,8 @@ EPOCH = 1_795_410_000
         (Teaching(cost=lambda headers, _: float(headers["x-cost"])), {"x-cost": "3"}, Lesson(cost=3)),
         (Teaching(cost=lambda headers, _: float(headers["x-cost"])), {"x-cost": "-3"}, NOTHING),
         (Teaching(cost=lambda headers, _: float(headers["x-cost"])), {"x-cost": "inf"}, NOTHING),
+        (Teaching(cost=lambda headers, _: float(headers["x-cost"])), {}, NOTHING),
+        (Teaching(cost=lambda _, body: orjson.loads(body)["cost"]), {}, NOTHING),
     ],
 )
 def test_each_upstream_teaches_in_its_own_words(teaching: Teaching, headers: dict[str, str], lesson: Lesson) -> None:
