@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 from pydantic import SecretStr
 
-from integrations import CircuitOpen, IntegrationError, Standing
+from integrations import IntegrationError, OutOfBudget, Rate
 from integrations._breaker import Breaker
 from integrations._calls import Call, recording, template
 from integrations._http import HttpUpstream
@@ -90,23 +90,14 @@ def test_what_is_told_of_a_call_that_fails(
 
 
 def test_a_call_that_the_breaker_keeps_back_was_never_sent(server: Scripted) -> None:
-    class Open:
-        def admit(self, token: str) -> Standing:
-            del token
-            return Standing(0.0, 1.0, 5.0)
-
-        def settle(self, token: str, verdict: object) -> None: ...
-
-        def reset(self) -> bool:
-            return True
-
-    breaker = Breaker("shop")
-    breaker.share(Open(), lambda *_: None)
+    breaker = Breaker("shop", Rate(calls=1, period=3600, burst=1, concurrency=1))
     client = HttpUpstream("shop", server.url, SecretStr(TOKEN), breaker=breaker)
+    server.will(reply(200))
+    client.get("/v1/things")
     journal = Journal()
-    with recording(journal), pytest.raises(CircuitOpen):
+    with recording(journal), pytest.raises(OutOfBudget):
         client.get("/v1/things")
-    assert (journal.ended_[1].tries, journal.ended_[1].error, server.seen) == (0, "CircuitOpen", [])
+    assert (journal.ended_[1].tries, journal.ended_[1].error, len(server.seen)) == (0, "OutOfBudget", 1)
     client.close()
 
 
