@@ -19,6 +19,8 @@ from sandbox.upstreams.gate import Gate
 from sandbox.upstreams.keyset import Keyset
 from sandbox.upstreams.live import Live
 from sandbox.upstreams.problem import Problem
+from sandbox.upstreams.stripe_account import StripeError
+from sandbox.upstreams.stripe_checkout import Checkouts
 from sandbox.upstreams.stripe_life import StripeLife
 from sandbox.upstreams.warehouse import Item, Warehouse
 
@@ -72,6 +74,14 @@ class ProductChange(Strict):
     deleted: bool = False
 
 
+class Act(Strict):
+    """What a buyer or a bank does to an object of Stripe's; `amount` where it is not all of it."""
+
+    act: str
+    id: str
+    amount: int | None = Field(None, ge=1)
+
+
 class Admin:
     """Handlers of /admin over everything that can be switched or asked."""
 
@@ -81,6 +91,7 @@ class Admin:
         warehouse: Warehouse,
         live: Live,
         stripe_life: StripeLife,
+        checkouts: Checkouts,
         switchboard: Switchboard,
         gate: Gate,
         senders: dict[str, Deliveries],
@@ -88,6 +99,7 @@ class Admin:
         self._warehouse = warehouse
         self._live = live
         self._stripe_life = stripe_life
+        self._checkouts = checkouts
         self._switchboard = switchboard
         self._gate = gate
         self._senders = senders
@@ -100,6 +112,7 @@ class Admin:
             _route("/admin/change", self._change, "POST"),
             _route("/admin/webhooks", self._set_target, "POST"),
             _route("/admin/stripe/events", self._stripe_events, "POST"),
+            _route("/admin/stripe/act", self._stripe_act, "POST"),
             _route("/admin/stats", self._stats, "GET"),
             Route("/admin/snapshot/products", self._snapshot_products),
             Route("/admin/snapshot/levels", self._snapshot_levels),
@@ -127,6 +140,15 @@ class Admin:
 
     async def _stripe_events(self, body: bytes) -> Item:
         return await self._happen("stripe", self._stripe_life.happen, Amount.model_validate_json(body))
+
+    async def _stripe_act(self, body: bytes) -> Item:
+        wanted = Act.model_validate_json(body)
+        if wanted.act not in self._checkouts.acts:
+            raise Problem(422, "unknown_act", f"Nobody can {wanted.act}: choose of {', '.join(self._checkouts.acts)}.")
+        try:
+            return self._checkouts.act(wanted.act, wanted.id, wanted.amount)
+        except StripeError as error:
+            raise Problem(409, "not_now", str(error)) from None
 
     async def _happen(self, upstream: str, happen: Callable[[int], int], amount: Amount) -> Item:
         sender = self._senders[upstream]

@@ -47,6 +47,14 @@ class Admin:
         """Let customers pay and return until at least `count` more Stripe events exist; answers as `sell` does."""
         return self._post("/admin/stripe/events", {"count": count, "wait_s": wait_s})
 
+    def stripe_act(self, act: str, object_id: str, *, amount: int | None = None) -> Item:
+        """Have a buyer or a bank do something at Stripe; see `sandbox.upstreams.stripe_checkout` for the acts.
+
+        Returns:
+            The object as it is then; `dispute` returns the dispute.
+        """
+        return self._post("/admin/stripe/act", {"act": act, "id": object_id, "amount": amount})
+
     def change_level(self, level_id: str, **fields: int | bool) -> Item:
         """Set `on_hand`, `reserved`, `incoming` of a level, or `deleted=True`; returns the item."""
         return self._post("/admin/change", {"level": level_id, **fields})

@@ -46,6 +46,10 @@ class Faults(BaseModel):
     webhook_reorder_rate: Share = Field(0, description="share of webhooks held back so that later ones overtake them")
     webhook_loss_rate: Share = Field(0, description="share of webhooks never sent at all")
     stripe_error_rate: Share = Field(0, description="share of Stripe's answers that are 500")
+    stripe_fail_after_rate: Share = Field(0, description="share of Stripe's POSTs that are done and answered with 500")
+    stripe_throttle_rate: Share = Field(0, description="share of Stripe's answers that are 429 with Retry-After")
+    stripe_latency_ms: Count = Field(0, description="wait before each answer of Stripe's")
+    stripe_thin_rate: Share = Field(0, description="share of Stripe's events that are delivered thin")
 
 
 class Switchboard:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import orjson
@@ -27,6 +28,7 @@ from sandbox.upstreams.gate import Gate
 from sandbox.upstreams.live import Live
 from sandbox.upstreams.stripe_account import StripeAccount
 from sandbox.upstreams.stripe_api import StripeApi
+from sandbox.upstreams.stripe_checkout import Checkouts
 from sandbox.upstreams.stripe_life import StripeLife
 from sandbox.upstreams.warehouse import Clock, Item, Listener, Warehouse, iso
 from sandbox.upstreams.warehouse_api import WarehouseApi
@@ -41,7 +43,9 @@ def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=2017, help="of the opening stock and of all faults")
     parser.add_argument("--token", required=True, help="the warehouse's bearer token")
     parser.add_argument("--webhook-secret", required=True, help="whsec_ and base64, for the warehouse's webhooks")
-    parser.add_argument("--stripe-secret", required=True, help="whsec_..., for Stripe's webhooks")
+    parser.add_argument(
+        "--stripe-secret", required=True, help="whsec_..., for Stripe's webhooks; comma-separated while rolled"
+    )
     parser.add_argument("--webhook-target", help="base URL of the receiver of webhooks")
     parser.add_argument("--live", type=float, default=0, help="sale lines per second to replay from the start")
     parser.add_argument("--rate-limit", type=int, default=60_000, help="the warehouse's requests a minute")
@@ -57,18 +61,20 @@ def application(chosen: argparse.Namespace) -> Starlette:
     warehouse = Warehouse(catalogue.read(chosen.products, chosen.stores), chosen.seed, clock)
     warehouse.listener = _announcer(senders["warehouse"], clock)
     account = StripeAccount()
-    account.listener = lambda event: senders["stripe"].post(event["id"], orjson.dumps(event))
+    account.listener = _teller(senders["stripe"], switchboard)
+    checkouts = Checkouts(account)
     live = Live(warehouse, chosen.seed, chosen.live)
     gate = Gate(chosen.token, switchboard, clock)
     admin = Admin(
         warehouse=warehouse,
         live=live,
         stripe_life=StripeLife(account, chosen.seed),
+        checkouts=checkouts,
         switchboard=switchboard,
         gate=gate,
         senders=senders,
     )
-    stripe = StripeApi(account, switchboard, senders["stripe"].accepted_ids)
+    stripe = StripeApi(account, checkouts, switchboard, senders["stripe"].accepted_ids)
     routes = [*WarehouseApi(warehouse, gate, switchboard).routes, Mount("/stripe", routes=stripe.routes), *admin.routes]
     return Starlette(routes=routes, lifespan=_running(live, *senders.values()))
 
@@ -101,6 +107,27 @@ def _announcer(sender: Deliveries, clock: Clock) -> Listener:
         sender.post(f"msg_{uuid4().hex}", body)
 
     return announce
+
+
+def _teller(sender: Deliveries, switchboard: Switchboard) -> Callable[[Item], None]:
+    def tell(event: Item) -> None:
+        thin = switchboard.strikes(switchboard.faults.stripe_thin_rate)
+        sender.post(event["id"], orjson.dumps(_thin(event) if thin else event))
+
+    return tell
+
+
+def _thin(event: Item) -> Item:
+    """Say what an event is about, and nothing of what it was like."""
+    about = event["data"]["object"]
+    return {
+        "id": event["id"],
+        "object": "v2.core.event",
+        "type": f"v1.{event['type']}",
+        "created": datetime.fromtimestamp(event["created"], UTC).isoformat().replace("+00:00", "Z"),
+        "livemode": event["livemode"],
+        "related_object": {"id": about["id"], "type": about["object"], "url": f"/v1/{about['object']}s/{about['id']}"},
+    }
 
 
 class _Server(uvicorn.Server):

@@ -27,12 +27,15 @@ def standard_webhooks(secret: str) -> Sign:
     return sign
 
 
-def stripe(secret: str) -> Sign:
-    """Sign `timestamp.body` with the whole secret as it is written, `whsec_` included."""
-    key = secret.encode()
+def stripe(secrets: str) -> Sign:
+    """Sign `timestamp.body` with each whole secret as it is written, `whsec_` included.
+
+    While a secret is being rolled two are alive, comma-separated here, and each makes a signature of its own.
+    """
+    keys = [secret.encode() for secret in secrets.split(",")]
 
     def sign(_message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-        digest = hmac.digest(key, f"{timestamp}.".encode() + body, hashlib.sha256)
-        return {"Stripe-Signature": f"t={timestamp},v1={digest.hex()}"}
+        digests = (hmac.digest(key, f"{timestamp}.".encode() + body, hashlib.sha256).hex() for key in keys)
+        return {"Stripe-Signature": ",".join([f"t={timestamp}", *(f"v1={digest}" for digest in digests)])}
 
     return sign

@@ -1,4 +1,4 @@
-"""One Stripe account in memory: payments, their charges and refunds, and the events that tell of them.
+"""One Stripe account in memory: payments and what belongs to them, and the events that tell of them.
 
 As with the real one an event is a photograph: rendered when something happened and never changed, while the object
 moves on. `created` counts whole seconds, so that distinct events share it and nobody can order by it.
@@ -15,7 +15,13 @@ Item = dict[str, Any]
 API_VERSION = "2026-10-28.endive"
 DECLINED = "pm_card_chargeDeclined"
 
-_KINDS = {"pi": "payment_intents", "ch": "charges", "re": "refunds"}
+_KINDS = {
+    "pi": "payment_intents",
+    "ch": "charges",
+    "re": "refunds",
+    "cs": "checkout_sessions",
+    "dp": "disputes",
+}
 
 
 class StripeError(Exception):
@@ -48,11 +54,14 @@ class StripeAccount:
 
     def find(self, object_id: str) -> Item:
         """Fetch an object by its id alone."""
-        return self.get(_KINDS[object_id.partition("_")[0]], object_id)
+        kind = _KINDS.get(object_id.partition("_")[0])
+        if kind is None:
+            raise StripeError(404, "invalid_request_error", "resource_missing", f"No such object: '{object_id}'")
+        return self.get(kind, object_id)
 
     def create_payment(self, amount: int, currency: str, metadata: Mapping[str, str]) -> Item:
         """Open a payment intent of `amount` minor units."""
-        payment = self._new("pi", "payment_intent", amount, currency, metadata)
+        payment = self.add("pi", "payment_intent", amount, currency, metadata)
         payment |= {
             "amount_received": 0,
             "amount_capturable": 0,
@@ -65,18 +74,18 @@ class StripeAccount:
             "customer": None,
             "payment_method_types": ["card"],
         }
-        self._happened("payment_intent.created", payment)
+        self.happened("payment_intent.created", payment)
         return payment
 
     def process(self, payment: Item) -> None:
         """Let the bank think about it."""
         payment["status"] = "processing"
-        self._happened("payment_intent.processing", payment)
+        self.happened("payment_intent.processing", payment)
 
     def pay(self, payment: Item) -> None:
         """Charge the card with success."""
         self._open_only(payment)
-        charge = self._new("ch", "charge", payment["amount"], payment["currency"], payment["metadata"])
+        charge = self.add("ch", "charge", payment["amount"], payment["currency"], payment["metadata"])
         charge |= {
             "amount_refunded": 0,
             "status": "succeeded",
@@ -91,21 +100,21 @@ class StripeAccount:
             "latest_charge": charge["id"],
             "last_payment_error": None,
         }
-        self._happened("charge.succeeded", charge)
-        self._happened("payment_intent.succeeded", payment)
+        self.happened("charge.succeeded", charge)
+        self.happened("payment_intent.succeeded", payment)
 
     def decline(self, payment: Item) -> None:
         """Have the card declined; the payment may be tried again."""
         self._open_only(payment)
         error = {"type": "card_error", "code": "card_declined", "message": "Your card was declined."}
         payment |= {"status": "requires_payment_method", "last_payment_error": error}
-        self._happened("payment_intent.payment_failed", payment)
+        self.happened("payment_intent.payment_failed", payment)
 
     def cancel(self, payment: Item, reason: str | None) -> None:
         """Give the payment up."""
         self._open_only(payment)
         payment |= {"status": "canceled", "canceled_at": int(time.time()), "cancellation_reason": reason}
-        self._happened("payment_intent.canceled", payment)
+        self.happened("payment_intent.canceled", payment)
 
     def refund(self, charge: Item, amount: int | None, reason: str | None, metadata: Mapping[str, str]) -> Item:
         """Give back `amount` of a charge, all that is left if None.
@@ -118,7 +127,7 @@ class StripeAccount:
         if not 0 < amount <= left:
             message = f"Refund amount ({amount}) is greater than unrefunded amount on charge ({left})"
             raise StripeError(400, "invalid_request_error", "amount_too_large", message)
-        refund = self._new("re", "refund", amount, charge["currency"], metadata)
+        refund = self.add("re", "refund", amount, charge["currency"], metadata)
         refund |= {
             "status": "succeeded",
             "charge": charge["id"],
@@ -127,15 +136,15 @@ class StripeAccount:
             "failure_reason": None,
         }
         self._refunded(charge, amount)
-        self._happened("refund.created", refund)
-        self._happened("charge.refunded", charge)
+        self.happened("refund.created", refund)
+        self.happened("charge.refunded", charge)
         return refund
 
     def fail_refund(self, refund: Item) -> None:
         """Have the bank send a refund back, days after it succeeded."""
         refund |= {"status": "failed", "failure_reason": "lost_or_stolen_card"}
         self._refunded(self.find(refund["charge"]), -refund["amount"])
-        self._happened("refund.failed", refund)
+        self.happened("refund.failed", refund)
 
     def _refunded(self, charge: Item, amount: int) -> None:
         charge["amount_refunded"] += amount
@@ -146,7 +155,8 @@ class StripeAccount:
             message = f"This PaymentIntent's status is {payment['status']}; it can no longer change."
             raise StripeError(400, "invalid_request_error", "payment_intent_unexpected_state", message)
 
-    def _new(self, prefix: str, name: str, amount: int, currency: str, metadata: Mapping[str, str]) -> Item:
+    def add(self, prefix: str, name: str, amount: int, currency: str, metadata: Mapping[str, str]) -> Item:
+        """Make an object of a kind; its maker adds what belongs to it alone."""
         item: Item = {
             "id": _id(prefix),
             "object": name,
@@ -159,7 +169,8 @@ class StripeAccount:
         self.objects[_KINDS[prefix]][item["id"]] = item
         return item
 
-    def _happened(self, kind: str, item: Item) -> None:
+    def happened(self, kind: str, item: Item) -> None:
+        """Take the photograph of an object, and tell of it."""
         event: Item = {
             "id": _id("evt"),
             "object": "event",

@@ -3,6 +3,7 @@
 Only what a shop's worker needs is here, but that is meant to be indistinguishable: the official client works unchanged.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
@@ -15,6 +16,7 @@ from starlette.routing import Route
 
 from sandbox.upstreams.faults import Switchboard
 from sandbox.upstreams.stripe_account import DECLINED, Item, StripeAccount, StripeError
+from sandbox.upstreams.stripe_checkout import Checkouts
 
 Parameters = dict[str, str]
 Answer = Callable[[Request, Parameters], Item]
@@ -28,8 +30,11 @@ _INVALID = "invalid_request_error"
 class StripeApi:
     """Routes over one account. `delivered` holds the ids of events whose webhook was accepted."""
 
-    def __init__(self, account: StripeAccount, switchboard: Switchboard, delivered: Collection[str]) -> None:
+    def __init__(
+        self, account: StripeAccount, checkouts: Checkouts, switchboard: Switchboard, delivered: Collection[str]
+    ) -> None:
         self._account = account
+        self._checkouts = checkouts
         self._switchboard = switchboard
         self._delivered = delivered
         self._answered: dict[str, tuple[bytes, Response]] = {}
@@ -46,6 +51,12 @@ class StripeApi:
             Route("/v1/refunds", self._get(self._list("refunds", "charge", "payment_intent"))),
             Route("/v1/refunds", self._post(self._refund), methods=["POST"]),
             Route("/v1/refunds/{id}", self._get(self._fetch("refunds"))),
+            Route("/v1/disputes", self._get(self._list("disputes", "charge", "payment_intent"))),
+            Route("/v1/disputes/{id}", self._get(self._fetch("disputes"))),
+            Route("/v1/checkout/sessions", self._get(self._list("checkout_sessions", "payment_intent", "status"))),
+            Route("/v1/checkout/sessions", self._post(self._open_checkout), methods=["POST"]),
+            Route("/v1/checkout/sessions/{id}", self._get(self._fetch("checkout_sessions"))),
+            Route("/v1/checkout/sessions/{id}/expire", self._post(self._expire_checkout), methods=["POST"]),
             Route("/{rest:path}", self._get(_nothing_here), methods=["GET", "POST", "DELETE"]),
         ]
 
@@ -60,12 +71,13 @@ class StripeApi:
 
     def _list(self, kind: str, *filters: str) -> Answer:
         def listed(request: Request, parameters: Parameters) -> Item:
-            _only(parameters, "expand", *_PAGING, *filters)
+            _only(parameters, "expand", "created", *_PAGING, *filters)
+            since = _moment(parameters, "created[gte]")
             wanted = {name: parameters[name] for name in filters if name in parameters}
             items = [
                 item
                 for item in self._account.objects[kind].values()
-                if all(item[name] == value for name, value in wanted.items())
+                if item["created"] >= since and all(item[name] == value for name, value in wanted.items())
             ]
             paths = [path.removeprefix("data.") for path in _several(parameters, "expand")]
             page = _page(request, items, parameters)
@@ -78,14 +90,14 @@ class StripeApi:
         types = _several(parameters, "types") or _several(parameters, "type")
         success = parameters.get("delivery_success")
         since = _moment(parameters, "created[gte]")
-        events = [
-            event
-            for event in self._account.events.values()
-            if event["created"] >= since
-            and (not types or event["type"] in types)
-            and (success is None or (event["id"] in self._delivered) == (success == "true"))
-        ]
-        return _page(request, events, parameters)
+
+        def wanted(event: Item) -> bool:
+            delivered = event["id"] in self._delivered
+            fits = event["created"] >= since and (not types or event["type"] in types)
+            return fits and (success is None or delivered == (success == "true"))
+
+        # A cursor may name an event that the filters leave out.
+        return _page(request, list(self._account.events.values()), parameters, wanted)
 
     def _expanded(self, item: Item, paths: list[str]) -> Item:
         """Replace ids by the objects they name, along dotted paths such as `latest_charge.refunds`."""
@@ -150,25 +162,44 @@ class StripeApi:
         amount = _amount(parameters, "amount")
         return self._account.refund(charge, amount, parameters.get("reason"), _metadata(parameters))
 
+    def _open_checkout(self, _request: Request, parameters: Parameters) -> Item:
+        lines = ("line_items", "payment_intent_data", "expires_at", "success_url", "cancel_url")
+        _only(parameters, "mode", "client_reference_id", "metadata", "expand", *lines)
+        if parameters.get("mode") != "payment" or "success_url" not in parameters:
+            raise StripeError(400, _INVALID, "parameter_missing", "Missing required param: mode or success_url.")
+        return self._checkouts.open(parameters, _metadata(parameters))
+
+    def _expire_checkout(self, request: Request, parameters: Parameters) -> Item:
+        _only(parameters, "expand")
+        return self._checkouts.expire(self._account.get("checkout_sessions", request.path_params["id"]))
+
     # The way in and out.
 
     def _get(self, answer: Answer) -> Endpoint:
         async def endpoint(request: Request) -> Response:
-            return self._admit(request) or _respond(answer, request, dict(request.query_params.multi_items()))
+            refused = await self._admit(request)
+            return refused or _respond(answer, request, dict(request.query_params.multi_items()))
 
         return endpoint
 
     def _post(self, answer: Answer) -> Endpoint:
         async def endpoint(request: Request) -> Response:
             body = await request.body()
-            return self._admit(request) or self._once(answer, request, body)
+            return await self._admit(request) or self._once(answer, request, body)
 
         return endpoint
 
-    def _admit(self, request: Request) -> Response | None:
+    async def _admit(self, request: Request) -> Response | None:
+        switchboard, faults = self._switchboard, self._switchboard.faults
+        if faults.stripe_latency_ms:
+            await asyncio.sleep(faults.stripe_latency_ms / 1_000)
         if not re.fullmatch(r"(Bearer|Basic) \S+", request.headers.get("authorization", "")):
             return _refusal(StripeError(401, _INVALID, "api_key_missing", "You did not provide an API key."))
-        if self._switchboard.strikes(self._switchboard.faults.stripe_error_rate):
+        if switchboard.strikes(faults.stripe_throttle_rate):
+            busy = _refusal(StripeError(429, "rate_limit_error", "rate_limit", "Too many requests."))
+            busy.headers["Retry-After"] = str(faults.retry_after_s)
+            return busy
+        if switchboard.strikes(faults.stripe_error_rate):
             return _refusal(StripeError(500, "api_error", "api_error", "Something went wrong on our side."))
         return None
 
@@ -177,12 +208,19 @@ class StripeApi:
         parameters = dict(parse_qsl(body.decode()))
         key = request.headers.get("idempotency-key")
         if key is None:
-            return _respond(answer, request, parameters)
+            return self._executed(answer, request, parameters)
         fingerprint = _path(request).encode() + b"?" + body
         if key in self._answered:
             return _replayed(*self._answered[key], fingerprint)
-        response = _respond(answer, request, parameters)
+        response = self._executed(answer, request, parameters)
         self._answered[key] = fingerprint, response
+        return response
+
+    def _executed(self, answer: Answer, request: Request, parameters: Parameters) -> Response:
+        """Do what a POST asks for; on a bad day it is done and the answer says that it failed."""
+        response = _respond(answer, request, parameters)
+        if self._switchboard.strikes(self._switchboard.faults.stripe_fail_after_rate):
+            return _refusal(StripeError(500, "api_error", "api_error", "Something went wrong on our side."))
         return response
 
 
@@ -215,16 +253,19 @@ def _replayed(earlier: bytes, response: Response, fingerprint: bytes) -> Respons
     return again
 
 
-def _page(request: Request, oldest_first: list[Item], parameters: Parameters) -> Item:
+def _page(
+    request: Request, oldest_first: list[Item], parameters: Parameters, wanted: Callable[[Item], bool] = bool
+) -> Item:
     items = oldest_first[::-1]
     limit = _amount(parameters, "limit") or 10
     if limit > _MOST:
         raise StripeError(400, _INVALID, "parameter_invalid_integer", f"limit may be at most {_MOST}.")
     if "ending_before" in parameters:
-        newer = items[: _place(items, parameters["ending_before"])]
+        newer = list(filter(wanted, items[: _place(items, parameters["ending_before"])]))
         page, has_more = newer[-limit:], len(newer) > limit
     else:
         older = items[_place(items, parameters["starting_after"]) + 1 :] if "starting_after" in parameters else items
+        older = list(filter(wanted, older))
         page, has_more = older[:limit], len(older) > limit
     return {"object": "list", "data": page, "has_more": has_more, "url": _path(request)}
 

@@ -1,5 +1,6 @@
 """The official Stripe client works against the stand-in unchanged."""
 
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -110,3 +111,74 @@ def test_stripe_can_have_a_bad_day_too(upstreams: Upstreams, client: stripe.Stri
     upstreams.admin.faults(stripe_error_rate=1)
     with pytest.raises(stripe.APIError):
         client.v1.events.list()
+
+
+def _opened(client: stripe.StripeClient, key: str = "k", minutes: int = 60) -> stripe.checkout.Session:
+    line = {"quantity": 2, "price_data": {"currency": "usd", "unit_amount": 450, "product_data": {"name": "Tea"}}}
+    asked = {
+        "mode": "payment",
+        "client_reference_id": "o1",
+        "metadata": {"order_id": "o1"},
+        "line_items": [line],
+        "expires_at": int(time.time()) + 60 * minutes,
+        "success_url": "https://shop.example.com",
+    }
+    return client.v1.checkout.sessions.create(asked, {"idempotency_key": key})  # type: ignore[arg-type]
+
+
+def test_a_session_is_paid_by_its_buyer_or_expires_and_never_both(
+    upstreams: Upstreams, client: stripe.StripeClient
+) -> None:
+    session = _opened(client, "paid")
+    assert (session.amount_total, session.status, session.payment_intent) == (900, "open", None)
+    upstreams.admin.stripe_act("decline", session.id)
+    upstreams.admin.stripe_act("pay", session.id)
+    paid = client.v1.checkout.sessions.retrieve(session.id, {"expand": ["payment_intent"]})
+    assert isinstance(paid.payment_intent, stripe.PaymentIntent)
+    assert (paid.payment_status, paid.payment_intent.metadata["order_id"]) == ("paid", "o1")
+    with pytest.raises(stripe.InvalidRequestError, match="status of `open`"):
+        client.v1.checkout.sessions.expire(session.id)
+    other = client.v1.checkout.sessions.expire(_opened(client, "expired").id)
+    with pytest.raises(httpx.HTTPStatusError, match="409"):
+        upstreams.admin.stripe_act("pay", other.id)
+    with pytest.raises(stripe.InvalidRequestError, match="between 30 minutes and 24 hours"):
+        _opened(client, "late", minutes=20)
+
+
+def test_a_session_that_was_opened_and_answered_with_500_answers_so_for_ever(
+    upstreams: Upstreams, client: stripe.StripeClient
+) -> None:
+    before = len(list(client.v1.checkout.sessions.list({"limit": 100}).auto_paging_iter()))
+    upstreams.admin.faults(stripe_fail_after_rate=1)
+    with pytest.raises(stripe.APIError):
+        _opened(client, "unlucky")
+    upstreams.admin.reset_faults()
+    with pytest.raises(stripe.APIError):
+        _opened(client, "unlucky")
+    assert len(list(client.v1.checkout.sessions.list({"limit": 100}).auto_paging_iter())) == before + 1
+
+
+def test_a_dispute_is_opened_by_a_bank_and_listed(upstreams: Upstreams, client: stripe.StripeClient) -> None:
+    dispute = upstreams.admin.stripe_act("dispute", _paid(client).id)
+    upstreams.admin.stripe_act("lose", dispute["id"])
+    assert client.v1.disputes.list({"limit": 1}).data[0].status == "lost"
+
+
+def test_stripe_may_ask_for_patience(upstreams: Upstreams, client: stripe.StripeClient) -> None:
+    upstreams.admin.faults(stripe_throttle_rate=1, retry_after_s=7)
+    with pytest.raises(stripe.RateLimitError) as caught:
+        client.v1.events.list()
+    assert (caught.value.headers or {})["Retry-After"] == "7"
+
+
+def test_a_cursor_may_name_an_event_that_the_filters_leave_out(client: stripe.StripeClient) -> None:
+    _paid(client)
+    anchor = client.v1.events.list({"limit": 1}).data[0]
+    assert client.v1.events.list({"ending_before": anchor.id, "types": ["refund.created"]}).data == []
+
+
+def test_an_unknown_act_or_object_is_said(upstreams: Upstreams) -> None:
+    for act, about, status in (("dance", "pi_1", 422), ("pay", "xx_1", 409), ("pay", "cs_1", 409)):
+        with pytest.raises(httpx.HTTPStatusError) as caught:
+            upstreams.admin.stripe_act(act, about)
+        assert caught.value.response.status_code == status
