@@ -19,7 +19,9 @@ This package knows nothing of jobs, brokers or upstreams.
     sightings         what a full walk of a stream has seen so far
     quarantine        items that would not validate
     products, locations, stock_levels, stock_movements    the shop's own truth
-    payments          Stripe's payment intents as last observed
+    orders, order_lines    what somebody wants to buy; reservations keep its stock, fulfilments ship it once
+    checkout_sessions, payments, refunds, disputes    Stripe's objects as last observed
+    event_marks       how far events were read that nobody had accepted
     search_changes    what the index still has to learn
     generations       physical search indices; search_rejects are documents they refused
     alerts            what should not go on, with its alert_notices; silences are times in which nobody is told
@@ -32,8 +34,9 @@ from models.audit import AuditEntry
 from models.batch import Batch
 from models.call import Call
 from models.event import Event, Verdict
+from models.order import Fulfilment, Order, OrderLine, OrderState, Reservation, StockState
 from models.pause import Pause
-from models.payment import Payment
+from models.payment import CheckoutSession, Dispute, EventMark, Payment, Refund
 from models.process import Process
 from models.queue import Queue
 from models.redrive import Fate, Redrive, Redriven
@@ -55,13 +58,20 @@ __all__ = [
     "Base",
     "Batch",
     "Call",
+    "CheckoutSession",
+    "Dispute",
     "Event",
+    "EventMark",
     "Fate",
+    "Fulfilment",
     "Generation",
     "Kept",
     "Kind",
     "Location",
     "LogLine",
+    "Order",
+    "OrderLine",
+    "OrderState",
     "Outcome",
     "Pause",
     "Payment",
@@ -71,6 +81,8 @@ __all__ = [
     "Queue",
     "Redrive",
     "Redriven",
+    "Refund",
+    "Reservation",
     "Run",
     "Schedule",
     "SearchChange",
@@ -81,6 +93,7 @@ __all__ = [
     "State",
     "StockLevel",
     "StockMovement",
+    "StockState",
     "Stream",
     "StreamMove",
     "Upstream",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+import stripe as vendor
 
 from integrations import (
     BadDelivery,
@@ -20,7 +21,7 @@ from integrations import (
     Unauthorized,
     Unavailable,
 )
-from integrations.stripe import Stripe, StripeSettings
+from integrations.stripe import API_VERSION, Hint, Stripe, StripeSettings, hint
 from sandbox.upstreams import Upstreams
 from tests.integrations.scripted import Scripted, hang_up, reply
 
@@ -145,6 +146,35 @@ def test_nothing_is_measured_or_written_behind_our_back(
     odd.probe()
     assert list(tmp_path.iterdir()) == []
     assert not [name for seen in server.seen for name in seen.headers if "telemetry" in name]
+
+
+def test_the_version_of_the_api_is_pinned_to_the_one_whose_shapes_the_client_knows(
+    server: Scripted, odd: Stripe
+) -> None:
+    server.will(reply(200, EMPTY))
+    odd.probe()
+    assert server.seen[0].headers["stripe-version"] == API_VERSION == vendor.api_version
+
+
+def test_a_request_that_is_still_under_way_is_asked_for_again_later(server: Scripted, odd: Stripe) -> None:
+    server.will(reply(409, {"error": {"type": "idempotency_error", "message": "in progress"}}))
+    with pytest.raises(Unavailable, match="still busy"):
+        odd.expire_checkout("cs_1")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ({"data": {"object": {"id": "x_1", "object": "refund"}}, "api_version": "v"}, Hint("refund", "x_1", "v")),
+        ({"related_object": {"id": "x_1", "type": "v1.dispute"}}, Hint("dispute", "x_1", None)),
+        ({"related_object": {"id": "x_1", "type": "checkout.session"}}, Hint("checkout.session", "x_1", None)),
+        ({"related_object": {"id": "x_1", "type": "v2.core.account"}}, None),
+        ({"data": {"object": {"object": "refund"}}}, None),
+        ({"data": {"object": ["refund"]}}, None),
+    ],
+)
+def test_an_event_names_an_object_whether_it_is_thin_or_not(body: object, kind: Hint | None) -> None:
+    assert hint(orjson.dumps(body)) == kind
 
 
 def _signed(body: bytes, timestamp: int = NOW) -> list[tuple[str, str]]:

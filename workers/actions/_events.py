@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import orjson
 from sqlalchemy import ColumnElement, Connection, and_, select, true, update
-from sqlalchemy.dialects.postgresql import insert
 
 import jobs
+from jobs import _missed_events as missed_events
 from models import Event, Verdict
 from workers.actions._audit import Refused, record
 
@@ -100,27 +99,11 @@ def backfill(connection: Connection, source: str, events: Iterable[Mapping[str, 
         events: The sender's events as JSON objects with `id` and `type`.
         by: Who asks.
     """
-    missing = [event_id for event in events if (event_id := _keep(connection, source, event, by)) is not None]
+    missing = missed_events.keep(connection, source, events, by=by)
     if missing:
         details = {"ids": missing[:KEPT_IDS]}
         record(connection, by=by, action="webhooks backfill", target=source, count=len(missing), details=details)
     return len(missing)
-
-
-def _keep(connection: Connection, source: str, event: Mapping[str, Any], by: str) -> int | None:
-    handler = _handler(source, str(event["type"]))
-    values: dict[str, Any] = {
-        "source": source,
-        "external_id": str(event["id"]),
-        "type": str(event["type"]),
-        "verdict": Verdict.ACCEPTED if handler else Verdict.IGNORED,
-        "headers": {"backfilled-by": by},
-        "body": orjson.dumps(event),
-    }
-    kept = connection.execute(insert(Event).values(**values).on_conflict_do_nothing().returning(Event.id)).scalar()
-    if kept is not None:
-        _enqueue(connection, Replayed(kept, source, values["type"], handler))
-    return kept
 
 
 def _enqueue(connection: Connection, event: Replayed) -> Replayed:

@@ -12,6 +12,7 @@ from workers.cli import (
     jobs,
     keys,
     migrate,
+    orders,
     processes,
     queues,
     redrives,
@@ -35,7 +36,7 @@ app = typer.Typer(
 for command in (migrate.migrate, doctor.doctor, run.run, processes.processes, audit.audit):
     app.command()(command)
 app.add_typer(jobs.app)
-for noun in (runs, redrives, batches, queues, keys, schedules, upstreams, webhooks, streams, search, alerts):
+for noun in (runs, redrives, batches, queues, keys, schedules, upstreams, webhooks, streams, search, orders, alerts):
     app.add_typer(noun.app, no_args_is_help=True)
 
 
