@@ -3,17 +3,21 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 import jobs
 from integrations import Rejected, Unavailable
 from integrations.stripe import Stripe
+from integrations.warehouse import LevelItem
 from jobs import Context, orders
 from jobs._reservations import Share, share
-from jobs.orders import BadCart, Cart, OutOfStock, checkout
+from jobs._stock import News, apply_levels
+from jobs.orders import BadCart, Cart, OutOfStock, checkout, settle
 from models import Order
 from sandbox.upstreams import Upstreams
 from tests.jobs.checkouts import Shop, client_of, opened, stock
@@ -79,6 +83,40 @@ def test_fifty_buyers_of_ten_pieces_at_one_moment_buy_exactly_ten(sessions: sess
         assert rows == [("CUP", 10, 50), ("TEA", 10, 0)]
         runs = session.connection().exec_driver_sql("SELECT count(*) FROM runs WHERE job = 'orders.open_checkout'")
         assert runs.scalar_one() == 10
+
+
+def test_buyers_and_the_sync_write_the_same_levels_and_never_wait_in_a_circle(
+    sessions: sessionmaker[Session], make_context: Callable[..., Context]
+) -> None:
+    """The order of the skus is the reverse of that of the levels: who locked by sku would meet the sync head-on."""
+    with sessions.begin() as session:
+        stock(session, "APPLE", 0, 200)
+        stock(session, "BREAD", 200)
+
+    def buy_and_leave(_round: int) -> None:
+        with sessions.begin() as session:
+            made = checkout(session, Cart({"APPLE": 1, "BREAD": 1}, BACK)).id
+        with sessions.begin() as session:
+            session.execute(text("UPDATE orders SET given_up_at = now() WHERE id = :id"), {"id": made})
+            settle(session, made)
+
+    def sync(version: int) -> None:
+        levels = [("loc_1_BREAD", "BREAD", "loc_1"), ("loc_2_APPLE", "APPLE", "loc_2")]
+        with sessions.begin() as session:
+            apply_levels(session, [_level(*level, version) for level in levels], News("sync", 1))
+
+    with ThreadPoolExecutor(6) as crew:
+        for done in [crew.submit(work, n) for n in range(60) for work in (buy_and_leave, sync)]:
+            done.result()
+    assert orders.check_reservations(make_context()) == {"levels": 3, "wrong": 0}
+    with sessions() as session:
+        assert set(session.execute(text("SELECT reserved FROM stock_levels")).scalars()) == {0}
+
+
+def _level(level_id: str, sku: str, location: str, version: int) -> LevelItem:
+    moment = datetime.now(UTC) + timedelta(seconds=version)
+    state = {"id": level_id, "sku": sku, "location_id": location, "on_hand": 200 + version, "reserved": 0}
+    return LevelItem.model_validate(state | {"version": version, "updated_at": moment.isoformat()})
 
 
 def test_a_line_is_served_by_the_fullest_level_and_spread_only_if_it_must() -> None:
