@@ -24,21 +24,20 @@ LOCK = text("""
     WHERE id = :id FOR NO KEY UPDATE
 """)
 HANDED = text("SELECT handed_at IS NOT NULL FROM fulfilments WHERE order_id = :id")
-SESSIONS = text("""
-    SELECT status, amount, currency, payment_status, intent_status FROM checkout_sessions
+SEEN = text("""
+    WITH paid AS (
+        SELECT source_id FROM payments WHERE order_id = :id
+        UNION SELECT payment FROM checkout_sessions WHERE order_id = :id AND payment IS NOT NULL
+    )
+    SELECT 'session' AS kind, status, amount, currency, payment_status, intent_status FROM checkout_sessions
     WHERE order_id = :id AND deleted_at IS NULL
+    UNION ALL SELECT 'payment', status, amount_received, currency, NULL, NULL FROM payments
+    WHERE source_id IN (TABLE paid) AND deleted_at IS NULL
+    UNION ALL SELECT 'refund', status, amount, currency, NULL, NULL FROM refunds
+    WHERE payment IN (TABLE paid) AND deleted_at IS NULL
+    UNION ALL SELECT 'dispute', status, amount, currency, NULL, NULL FROM disputes
+    WHERE payment IN (TABLE paid) AND deleted_at IS NULL
 """)
-_PAYMENTS_OF = """(
-    SELECT source_id FROM payments WHERE order_id = :id
-    UNION SELECT payment FROM checkout_sessions WHERE order_id = :id AND payment IS NOT NULL)"""
-PAYMENTS = text(f"""
-    SELECT status, amount_received AS amount, currency FROM payments
-    WHERE source_id IN {_PAYMENTS_OF} AND deleted_at IS NULL
-""")
-REFUNDS, DISPUTES = (
-    text(f"SELECT status, amount, currency FROM {table} WHERE payment IN {_PAYMENTS_OF} AND deleted_at IS NULL")
-    for table in ("refunds", "disputes")
-)
 WRITE = text("""
     UPDATE orders SET state = :state, reason = :reason, received = :received, refunded = :refunded, updated_at = now()
     WHERE id = :id AND (state, reason, received, refunded) IS DISTINCT FROM (:state, :reason, :received, :refunded)
@@ -90,17 +89,17 @@ def project(session: Session, order_id: int) -> bool:
 
 
 def _facts(session: Session, order: Row[Any]) -> Facts:
-    of = {"id": order.id}
+    rows = session.execute(SEEN, {"id": order.id}).all()
     return Facts(
         order.amount,
         order.currency,
-        sessions=[SessionFacts(*row) for row in session.execute(SESSIONS, of)],
-        payments=_money(session.execute(PAYMENTS, of).all()),
-        refunds=_money(session.execute(REFUNDS, of).all()),
-        disputes=_money(session.execute(DISPUTES, of).all()),
+        sessions=[SessionFacts(*row[1:]) for row in rows if row.kind == "session"],
+        payments=_money(rows, "payment"),
+        refunds=_money(rows, "refund"),
+        disputes=_money(rows, "dispute"),
         given_up=order.given_up,
     )
 
 
-def _money(rows: Sequence[Row[Any]]) -> list[Money]:
-    return [Money(row.status, row.amount, row.currency) for row in rows]
+def _money(rows: Sequence[Row[Any]], kind: str) -> list[Money]:
+    return [Money(row.status, row.amount, row.currency) for row in rows if row.kind == kind]

@@ -137,9 +137,11 @@ def settle(session: Session, order_id: int, wanted: StockState) -> bool:
     if wanted is StockState.RELEASED:
         session.execute(RELEASE, order)
         return True
-    if StockState.RELEASED in session.scalars(STATES, order).all():
+    states = set(session.scalars(STATES, order))
+    if StockState.RELEASED in states:
         session.execute(LOCK_AGAIN, order)
         session.execute(TAKE_AGAIN, order)
-    if wanted is StockState.COMMITTED:
+        states = set(session.scalars(STATES, order))
+    if wanted is StockState.COMMITTED and StockState.HELD in states:
         session.execute(COMMIT, order)
-    return StockState.RELEASED not in session.scalars(STATES, order).all()
+    return StockState.RELEASED not in states

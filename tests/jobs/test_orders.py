@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from threading import Barrier
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
 import jobs
@@ -60,8 +61,10 @@ def close_late(shop: Shop) -> None:
     shop.drain()
 
 
-def test_fifty_buyers_of_ten_pieces_at_one_moment_buy_exactly_ten(sessions: sessionmaker[Session]) -> None:
+def test_fifty_buyers_of_ten_pieces_at_one_moment_buy_exactly_ten(database_url: str) -> None:
     """Two kinds of cart name two products in different orders: nobody waits for another in a circle."""
+    engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://", 1), pool_size=50)
+    sessions, together = sessionmaker(engine), Barrier(50)
     with sessions.begin() as session:
         stock(session, "TEA", 6, 4)
         stock(session, "CUP", 60)
@@ -70,12 +73,14 @@ def test_fifty_buyers_of_ten_pieces_at_one_moment_buy_exactly_ten(sessions: sess
         lines = {"TEA": 1, "CUP": 1} if number % 2 else {"CUP": 1, "TEA": 1}
         try:
             with sessions.begin() as session:
+                session.connection()
+                together.wait(60)
                 checkout(session, Cart(lines, BACK))
         except OutOfStock as error:
             return error.sku
         return "sold"
 
-    with ThreadPoolExecutor(10) as buyers:
+    with ThreadPoolExecutor(50) as buyers:
         assert Counter(buyers.map(buy, range(50))) == {"sold": 10, "TEA": 40}
     with sessions() as session:
         levels = "SELECT p.sku, sum(l.reserved)::int, min(l.available)::int FROM stock_levels l JOIN products p"
@@ -83,6 +88,7 @@ def test_fifty_buyers_of_ten_pieces_at_one_moment_buy_exactly_ten(sessions: sess
         assert rows == [("CUP", 10, 50), ("TEA", 10, 0)]
         runs = session.connection().exec_driver_sql("SELECT count(*) FROM runs WHERE job = 'orders.open_checkout'")
         assert runs.scalar_one() == 10
+    engine.dispose()
 
 
 def test_buyers_and_the_sync_write_the_same_levels_and_never_wait_in_a_circle(
