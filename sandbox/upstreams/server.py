@@ -6,6 +6,7 @@ the root of that address, Stripe below `/stripe`, the back door below `/admin`.
 
 import argparse
 import asyncio
+import gc
 import os
 import socket
 import sys
@@ -155,6 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=1,
     )
+    gc.freeze()  # the catalogue is no garbage
     _Server(config).run(sockets=[listener])
 
 

@@ -1,5 +1,6 @@
 """The commands put together, and the one place where what went wrong becomes a line and an exit code."""
 
+import gc
 import sys
 
 import typer
@@ -45,6 +46,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="replace")  # a terminal that lacks a sign shows a question mark instead of failing
+    gc.freeze()  # what was read so far is no garbage: to look through it takes a fifth of the time of a command
     sys.exit(answer(sys.argv[1:]))
 
 
