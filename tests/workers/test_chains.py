@@ -15,9 +15,8 @@ from models import NEVER
 from tests.workers import rows
 from tests.workers.conftest import Working
 from tests.workers.trial_jobs import begin, effect, fail
-from workers import actions, blockers, ledger, rescue
+from workers import actions, blockers, ledger, relations, rescue, story
 from workers.actions import CANCEL, DISCARD, RETRY, Move, Selection
-from workers.cli import relations, story
 from workers.ledger import Ending
 
 JOBS = [effect.name, fail.name]

@@ -142,8 +142,15 @@ def prioritise(to: Priority) -> Move:
     )
 
 
-def move(connection: Connection, kind: Move, selection: Selection, *, by: str) -> Moved:
+def move(connection: Connection, kind: Move, selection: Selection, *, by: str, reason: str | None = None) -> Moved:
     """Move the selected runs that are in a state the move leaves.
+
+    Args:
+        connection: The caller's transaction.
+        kind: What to do with them.
+        selection: Which.
+        by: Who.
+        reason: Why, for the audit.
 
     Raises:
         Refused: If the selection is empty, because that would be everything.
@@ -154,7 +161,7 @@ def move(connection: Connection, kind: Move, selection: Selection, *, by: str) -
     moved = update(Run).where(Run.id.in_(locked), again).values(**kind.values(by)).returning(Run.id)
     ids = sorted(connection.execute(moved).scalars())
     if ids:
-        details = {"ids": ids[:KEPT_IDS], **kind.noted}
+        details = {"ids": ids[:KEPT_IDS], **kind.noted} | ({"reason": reason} if reason else {})
         target = selection.describe()
         record(connection, by=by, action=f"runs {kind.verb}", target=target, count=len(ids), details=details)
     return Moved(ids, _left(connection, kind, selection, set(ids)))

@@ -30,7 +30,9 @@ COLUMNS = {
 }
 
 
-def apply(kind: Move, selection: Selection, by: str, *, dry_run: bool, as_json: bool) -> None:
+def apply(
+    kind: Move, selection: Selection, by: str, *, dry_run: bool, as_json: bool, reason: str | None = None
+) -> None:
     """Move runs, or say which would move.
 
     Raises:
@@ -42,7 +44,7 @@ def apply(kind: Move, selection: Selection, by: str, *, dry_run: bool, as_json: 
             late = _late(connection, kind, selection)
     else:
         with acting() as connection:
-            moved, groups = actions.move(connection, kind, selection, by=by), []
+            moved, groups = actions.move(connection, kind, selection, by=by, reason=reason), []
             late = _late(connection, kind, selection)
     if as_json:
         print_json(_object(kind, moved, groups, dry_run=dry_run) | ({"on_the_broker": late} if late else {}))
@@ -50,8 +52,8 @@ def apply(kind: Move, selection: Selection, by: str, *, dry_run: bool, as_json: 
         _tell(kind, moved, groups, dry_run=dry_run)
     if late:
         typer.echo(f"on the broker already, where they keep their place: {late:,} matching", err=True)
-    for number, reason in moved.left.items():
-        typer.echo(f"run {number} stays as it is: {reason}", err=True)
+    for number, why in moved.left.items():
+        typer.echo(f"run {number} stays as it is: {why}", err=True)
     if moved.left:
         raise typer.Exit(1)
 

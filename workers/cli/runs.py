@@ -8,10 +8,12 @@ from sqlalchemy import Connection, func, select, true
 
 from jobs import Priority
 from models import NEVER, Run, State
+from workers import story
 from workers.actions import CANCEL, DISCARD, RESTORE, RETRY, Care, Move, Selection, prioritise
-from workers.cli import moving, redrives, story
+from workers.cli import moving, redrives
 from workers.cli.opening import reading
-from workers.cli.options import LARGEST_ID, Arguments, AsJson, Before, By, DryRun, Limit, Since, pairs
+from workers.cli.options import LARGEST_ID, Arguments, AsJson, Before, By, DryRun, Limit, Reason, Since, pairs
+from workers.cli.story import tell
 from workers.cli.tables import print_json, show
 from workers.life import clean, word
 
@@ -138,7 +140,7 @@ def show_run(run: Id, *, as_json: AsJson = False) -> None:
     if as_json:
         print_json(story.as_object(told))
     else:
-        story.tell(told)
+        tell(told)
 
 
 @app.command()
@@ -192,6 +194,7 @@ def _mover(chosen: Move) -> Callable[..., None]:
         error: ErrorPart = None,
         since: Since = None,
         arguments: Arguments = None,
+        reason: Reason = None,
         dry_run: DryRun = False,
         as_json: AsJson = False,
         by: By,
@@ -206,7 +209,7 @@ def _mover(chosen: Move) -> Callable[..., None]:
             since=since,
             arguments=pairs(arguments),
         )
-        moving.apply(chosen, selection, by, dry_run=dry_run, as_json=as_json)
+        moving.apply(chosen, selection, by, dry_run=dry_run, as_json=as_json, reason=reason)
 
     return act
 
