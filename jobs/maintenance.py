@@ -77,6 +77,14 @@ EXPIRED = {
         DELETE FROM silences WHERE (kind, subject) IN (
             SELECT kind, subject FROM silences WHERE until < now() - :days * interval '1 day' LIMIT :together)
     """),
+    "sign_ins": text("""
+        DELETE FROM sign_ins WHERE digest IN (
+            SELECT digest FROM sign_ins WHERE expires_at < now() - :days * interval '1 day' LIMIT :together)
+    """),
+    "wrong_passwords": text("""
+        DELETE FROM wrong_passwords WHERE (name, address) IN (
+            SELECT name, address FROM wrong_passwords WHERE since < now() - :days * interval '1 day' LIMIT :together)
+    """),
     "redrives": text("""
         DELETE FROM redrives WHERE id IN (
             SELECT id FROM redrives WHERE ended_at < now() - :days * interval '1 day' ORDER BY id LIMIT 10)
@@ -129,6 +137,7 @@ def prune(
     ages = {"processes": processes, "slots": slots, "events": events, "batches": batches, "redrives": redrives}
     ages |= {"alerts": alerts, "silences": alerts}
     ages |= {"canaries": canaries, "canary_slots": canaries}
+    ages |= {"sign_ins": 1, "wrong_passwords": 1}  # they mean nothing any more after minutes or hours
     removed = {"runs": forget_runs(context, succeeded=succeeded, cancelled=cancelled)}
     return removed | {table: _remove(context, table, EXPIRED[table], days) for table, days in ages.items()}
 

@@ -25,6 +25,7 @@ This package knows nothing of jobs, brokers or upstreams.
     search_changes    what the index still has to learn
     generations       physical search indices; search_rejects are documents they refused
     alerts            what should not go on, with its alert_notices; silences are times in which nobody is told
+    users             who may see and do what; sign_ins and api_tokens are what they come with, wrong_passwords a count
     audit             what an operator did, to what, and why
 """
 
@@ -46,6 +47,7 @@ from models.search import Generation, SearchChange, SearchReject
 from models.stock import Location, Product, StockLevel, StockMovement
 from models.stream import Quarantine, Sighting, Stream, StreamMove
 from models.upstream import Upstream
+from models.user import ApiToken, Role, SignIn, User, WrongPassword
 
 __all__ = [
     "FINAL",
@@ -53,6 +55,7 @@ __all__ = [
     "NEVER",
     "Alert",
     "AlertNotice",
+    "ApiToken",
     "Attempt",
     "AuditEntry",
     "Base",
@@ -83,11 +86,13 @@ __all__ = [
     "Redriven",
     "Refund",
     "Reservation",
+    "Role",
     "Run",
     "Schedule",
     "SearchChange",
     "SearchReject",
     "Sighting",
+    "SignIn",
     "Silence",
     "Slot",
     "State",
@@ -97,6 +102,8 @@ __all__ = [
     "Stream",
     "StreamMove",
     "Upstream",
+    "User",
     "Verdict",
     "What",
+    "WrongPassword",
 ]

@@ -19,6 +19,8 @@ class AuditEntry(Base):
     at: Mapped[datetime] = mapped_column(server_default=func.now())
     #: The person or account, e.g. the login name on the command line.
     actor: Mapped[str]
+    #: Their role, if they came by the page or the API; empty for the command line, where the machine's account counts.
+    role: Mapped[str | None]
     #: Verb and noun, e.g. `queues pause`.
     action: Mapped[str]
     target: Mapped[str]

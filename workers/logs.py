@@ -18,7 +18,9 @@ import structlog
 #: Field names whose values are never written.
 SECRET_NAMES = re.compile(r"authorization|secret|token|signature|password|api[-_]?key|cookie", re.IGNORECASE)
 #: Values that are credentials wherever they stand.
-SECRET_SHAPES = re.compile(r"(sk|rk)_(live|test)_\w+|whsec_[\w+/=-]+|Bearer \S+|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
+SECRET_SHAPES = re.compile(
+    r"(sk|rk)_(live|test)_\w+|\bhr_[\w-]{43}|whsec_[\w+/=-]+|Bearer \S+|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
+)
 HIDDEN = "<secret>"
 #: Characters below which a secret is too short to be told from a word.
 SHORTEST = 8

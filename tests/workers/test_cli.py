@@ -241,6 +241,8 @@ def test_migrate_needs_the_database_alone_and_says_from_where_to_where(ask: Cli,
         "alerts silences",
         "processes",
         "audit",
+        "users list",
+        "users tokens",
     ],
 )
 def test_every_listing_is_json_and_nothing_else_when_asked(ask: Cli, line: str) -> None:

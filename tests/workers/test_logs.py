@@ -22,6 +22,7 @@ KEY = "sk_" + "live_hunter2"
         f"charged with {KEY} today",
         "rk_" + "test_hunter2",
         "signed with whsec_hunter2/+=",
+        "sent with hr_" + "hunter2" * 6 + "-",
         "Authorization: Bearer hunter2",
         "postgresql://headrace:hunter2@db:5432/headrace",
         "redis://:hunter2@cache/0 and https://user:hunter2@example.com/x",

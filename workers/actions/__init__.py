@@ -10,7 +10,7 @@ at once do it once. What cannot be done is refused with a sentence, never half d
 
 from workers.actions._alerts import ALL, silence, silence_name, try_alerts, unsilence
 from workers.actions._asking import enqueue, fire
-from workers.actions._audit import Refused, record
+from workers.actions._audit import Actor, Refused, record
 from workers.actions._events import EventSelection, Replayed, backfill, replay, replayable
 from workers.actions._groups import Group, groups, on_the_broker
 from workers.actions._holds import HOLDS, RAMP, Hold, is_paused, keys_of, limit, pause, resume
@@ -30,6 +30,17 @@ from workers.actions._rewind import check_rewind, find_stream, rewind
 from workers.actions._schedules import Planned, add, as_declared, change, remove
 from workers.actions._selection import Selection
 from workers.actions._upstreams import reset_upstream
+from workers.actions._users import (
+    add_user,
+    disable_user,
+    enable_user,
+    find_user,
+    give_password,
+    give_role,
+    is_called,
+    issue_token,
+    revoke_token,
+)
 
 __all__ = [
     "ALL",
@@ -39,6 +50,7 @@ __all__ = [
     "RAMP",
     "RESTORE",
     "RETRY",
+    "Actor",
     "Care",
     "EventSelection",
     "Group",
@@ -50,17 +62,25 @@ __all__ = [
     "Replayed",
     "Selection",
     "add",
+    "add_user",
     "as_declared",
     "backfill",
     "begin_redrive",
     "candidates",
     "change",
     "check_rewind",
+    "disable_user",
+    "enable_user",
     "enqueue",
     "find_stream",
+    "find_user",
     "fire",
+    "give_password",
+    "give_role",
     "groups",
+    "is_called",
     "is_paused",
+    "issue_token",
     "keys_of",
     "limit",
     "move",
@@ -74,6 +94,7 @@ __all__ = [
     "replayable",
     "reset_upstream",
     "resume",
+    "revoke_token",
     "rewind",
     "silence",
     "silence_name",

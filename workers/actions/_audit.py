@@ -1,16 +1,33 @@
 """The audit: one line for each action, in the action's own transaction."""
 
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Connection, insert
 
-from models import AuditEntry
+from models import AuditEntry, Role
 from workers.logs import redact
 
 
 class Refused(Exception):  # noqa: N818 - reads as what it is in a message
     """An operator asked for something that is not there or must not be; the message says what to ask instead."""
+
+
+class Actor(str):
+    """Who acts: a name wherever an action wants one, and the role that the audit keeps beside it.
+
+    Args:
+        name: The user's name.
+        role: Their role at that moment.
+    """
+
+    __slots__ = ("role",)
+    role: Role
+
+    def __new__(cls, name: str, role: Role) -> Self:
+        made = super().__new__(cls, name)
+        made.role = role
+        return made
 
 
 def record(
@@ -20,13 +37,14 @@ def record(
 
     Args:
         connection: The transaction of the action itself.
-        by: The person or account.
+        by: The person or account; an `Actor` if it is a user of ours.
         action: Noun and verb, as on the command line: `queues pause`.
         target: What it was done to, in words.
         count: How many rows it touched.
         details: More, as small JSON.
     """
-    values = {"actor": by, "action": action, "target": redact(target), "count": count}
+    role = by.role if isinstance(by, Actor) else None
+    values = {"actor": str(by), "role": role, "action": action, "target": redact(target), "count": count}
     connection.execute(insert(AuditEntry).values(**values, details=redact(details) if details else None))
 
 

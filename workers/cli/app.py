@@ -23,6 +23,7 @@ from workers.cli import (
     search,
     streams,
     upstreams,
+    users,
     webhooks,
 )
 from workers.cli.failures import explain
@@ -37,7 +38,22 @@ app = typer.Typer(
 for command in (migrate.migrate, doctor.doctor, run.run, processes.processes, audit.audit):
     app.command()(command)
 app.add_typer(jobs.app)
-for noun in (runs, redrives, batches, queues, keys, schedules, upstreams, webhooks, streams, search, orders, alerts):
+NOUNS = (
+    runs,
+    redrives,
+    batches,
+    queues,
+    keys,
+    schedules,
+    upstreams,
+    webhooks,
+    streams,
+    search,
+    orders,
+    alerts,
+    users,
+)
+for noun in NOUNS:
     app.add_typer(noun.app, no_args_is_help=True)
 
 

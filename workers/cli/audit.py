@@ -11,10 +11,21 @@ from workers.cli.options import AsJson, Before, Limit, Since
 from workers.cli.tables import show
 from workers.moments import exactly
 
+LISTED = (
+    AuditEntry.id,
+    AuditEntry.at,
+    AuditEntry.actor,
+    AuditEntry.role,
+    AuditEntry.action,
+    AuditEntry.target,
+    AuditEntry.count,
+    AuditEntry.details,
+)
 COLUMNS = {
     "id": lambda row: str(row["id"]),
     "at": lambda row: exactly(row["at"]),
     "actor": lambda row: row["actor"],
+    "role": lambda row: row["role"],
     "action": lambda row: row["action"],
     "target": lambda row: row["target"],
     "rows": lambda row: row["count"],
@@ -32,7 +43,7 @@ def audit(
 ) -> None:
     """List what operators did, newest first."""
     entry = AuditEntry
-    chosen = select(entry.id, entry.at, entry.actor, entry.action, entry.target, entry.count, entry.details).where(
+    chosen = select(*LISTED).where(
         entry.actor == actor if actor else true(),
         entry.at >= since if since else true(),
         entry.id < before if before else true(),

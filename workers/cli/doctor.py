@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import typer
 from redis.exceptions import RedisError
 from rich.text import Text
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 import integrations
 import jobs
 from integrations import Channel, IntegrationError
-from models import migrations
+from models import User, migrations
 from workers import canaries, census, settings
 from workers.cli.failures import trouble
 from workers.cli.options import AsJson
@@ -69,6 +69,7 @@ def examine() -> Iterator[Finding]:
             yield _upstream(held, name, kind)
         yield from _processes(held)
         yield from _canaries(held)
+        yield from _users(held)
 
 
 def _postgres(held: Runtime) -> Iterator[Finding]:
@@ -156,6 +157,17 @@ def _canaries(held: Runtime) -> Iterator[Finding]:
     sentence = f"of {len(back)} of {len(views)} queues one came back" if back else "none has come back yet"
     slowest = f", the last one after {span(max(back))} at most" if back else ""
     yield Finding("canaries", ok=True if back else None, sentence=sentence + slowest)
+
+
+def _users(held: Runtime) -> Iterator[Finding]:
+    admitted = select(func.count()).where(User.disabled_at.is_(None))
+    try:
+        with held.engine.connect() as connection:
+            count = connection.execute(admitted).scalar_one()
+    except SQLAlchemyError:
+        return  # that is said already
+    nobody = "nobody can sign in to the pages yet: `headrace users add NAME --role admin`"
+    yield Finding("users", ok=True if count else None, sentence=f"{count} may sign in" if count else nobody)
 
 
 def _tell(finding: Finding) -> None:
