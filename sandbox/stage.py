@@ -109,6 +109,7 @@ class Stage:
         """
         done = subprocess.run(
             [str(Path(sys.executable).parent / "headrace"), *arguments],
+            stdin=subprocess.DEVNULL,  # nobody is asked anything
             env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", **self.environment},
             cwd=ROOT,
             capture_output=True,

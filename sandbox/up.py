@@ -6,6 +6,7 @@ written to `.sandbox/up.env` while they run, so that the command line can join i
     set -a; . .sandbox/up.env; .venv/bin/headrace doctor
 """
 
+import json
 import shlex
 import time
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,9 @@ from sandbox.stage import Stage
 ENVIRONMENT = ROOT / ".sandbox" / "up.env"
 
 screen = Console(stderr=True)
+
+#: Who may do everything on the pages, with a password that is drawn at each start.
+ADMIN = "admin"
 
 #: Seconds between two looks at the members.
 WATCH = 0.5
@@ -40,13 +44,20 @@ def run(*, products: int, stores: int, rate: float) -> None:
             running.enter_context(written(stage.environment, ENVIRONMENT))
             stage.start_all()
         running.callback(screen.print, "Stopping ...")
-        screen.print(f"Dashboard  [bold]{stage.web_url}/[/bold]   no sign-in needed: it only shows")
+        screen.print(f"Dashboard  [bold]{stage.web_url}/[/bold]")
+        screen.print(f"Sign in    as [bold]{ADMIN}[/bold] with [bold]{_admin(stage)}[/bold]   (until Ctrl-C)")
         screen.print(f"Commands   set -a; . {ENVIRONMENT.relative_to(ROOT)}; .venv/bin/headrace doctor")
         screen.print(f"Logs       {stage.fleet.folder.relative_to(ROOT)}")
         screen.print("Ctrl-C stops it all.", style="dim")
         stage.headrace("run", "warehouse.sync")
         stage.upstreams.admin.live(rate)
         _watch(stage)
+
+
+def _admin(stage: Stage) -> str:
+    """Make the user that signs in; return the password."""
+    made = stage.headrace("users", "add", ADMIN, "--role", "admin", "--by", "make up", "--json")
+    return str(json.loads(made.stdout)["password"])
 
 
 def _watch(stage: Stage) -> NoReturn:

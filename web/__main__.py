@@ -29,7 +29,7 @@ def main() -> None:
         # Entering waits for Postgres; meanwhile we already answer, if only to say that it is away.
         Thread(target=presence.start, name="presence", daemon=True).start()
         try:
-            uvicorn.Server(_config(app)).run(sockets=[listening])
+            uvicorn.Server(_config(app, runtime.settings.core.proxies)).run(sockets=[listening])
         finally:
             presence.stop()
 
@@ -50,12 +50,14 @@ def _listen(host: str, port: int) -> socket.socket:
         raise SystemExit(f"headrace: cannot listen on {host} port {port} ({error.strerror}): {hint}") from None
 
 
-def _config(app: object) -> uvicorn.Config:
+def _config(app: object, proxies: list[str]) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type] # uvicorn's own types are narrower than ASGI
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=proxies,
         limit_concurrency=CONCURRENCY,
         timeout_graceful_shutdown=GRACE,
     )

@@ -4,9 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from prometheus_client import CollectorRegistry
+from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -14,6 +18,8 @@ from starlette.types import ASGIApp
 import integrations
 from integrations.elasticsearch import Elasticsearch
 from jobs._documents import ALIAS
+from web.credentials import Credentials
+from web.guard import Guard
 from web.inbox import Inbox
 from web.machines import Machines, Overview
 from web.metrics import Census
@@ -22,10 +28,17 @@ from web.pulse import Pulse
 from web.runs import Runs, Standing
 from web.schedules import Schedules, Timetable
 from web.secure import SecureHeaders
+from web.sign_in import SignInPages
 from web.webhooks import Receiver
 from workers.runtime import Runtime
 
 STATIC = Path(__file__).parent / "static"
+LOOKING, ACTING = ["GET", "HEAD"], ["POST"]
+#: For the description of the API alone: the guard has read the token before.
+TOKEN = HTTPBearer(auto_error=False, description="A token that `headrace users token NAME --for WHAT` printed.")
+TOO_LATE: dict[int | str, dict[str, Any]] = {
+    409: {"description": "The run has ended and cannot be cancelled any more."}
+}
 
 
 def build(runtime: Runtime) -> ASGIApp:
@@ -39,8 +52,6 @@ def build(runtime: Runtime) -> ASGIApp:
     core = runtime.settings.core
     inbox = Inbox(core.conninfo, connect_args=core.connect_args)
     registry.register(Census(pulse))
-    machines = Machines(pulse, registry)
-
     app = FastAPI(
         title="Headrace",
         openapi_url="/api/openapi.json",
@@ -51,25 +62,41 @@ def build(runtime: Runtime) -> ASGIApp:
     pages = Pages(pulse, app.openapi)
     app.mount("/webhooks", Receiver(_sources(runtime), inbox, registry))
     app.mount("/static", StaticFiles(directory=STATIC))
-    app.get("/api/v1/overview", response_model=Overview, summary="Everything at a glance")(machines.overview)
-    app.get("/api/v1/runs/{run_id:int}", response_model=Standing, summary="One run and why it stands there")(
-        Runs(runtime.engine).show
-    )
-    schedules = Schedules(runtime.engine, pages)
-    app.get("/api/v1/schedules/{name}", response_model=Timetable, summary="One schedule and its fires")(schedules.show)
-    for path, endpoint in (
-        ("/", pages.overview),
-        ("/schedules/{name}", schedules.page),
-        ("/api/docs", pages.operations),
-        ("/health", machines.health),
-        ("/health/live", machines.live),
-        ("/health/ready", machines.ready),
-        ("/metrics", machines.metrics),
-    ):
-        app.add_api_route(path, endpoint, methods=["GET", "HEAD"], include_in_schema=False)
+    _serve(app, pages, Machines(pulse, registry), runtime.engine)
     app.add_exception_handler(HTTPException, pages.refusal)
+    app.add_exception_handler(RequestValidationError, pages.misread)
     app.add_exception_handler(Exception, pages.mistake)
-    return SecureHeaders(app)
+    return SecureHeaders(Guard(app, Credentials(runtime.engine), pages.refuse))
+
+
+def _serve(app: FastAPI, pages: Pages, machines: Machines, engine: Engine) -> None:
+    """Say what stands behind each address; who may is in `web.access`."""
+    runs, schedules, sign_in = Runs(engine, pages), Schedules(engine, pages), SignInPages(engine, pages)
+    for method, path, ask, answer, summary in (
+        ("GET", "/overview", machines.overview, Overview, "Everything at a glance"),
+        ("GET", "/runs/{run_id:int}", runs.show, Standing, "One run and why it stands there"),
+        ("POST", "/runs/{run_id:int}/cancel", runs.cancel, Standing, "Cancel a run"),
+        ("GET", "/schedules/{name}", schedules.show, Timetable, "One schedule and its fires"),
+    ):
+        described: dict[str, Any] = {"response_model": answer, "summary": summary, "dependencies": [Depends(TOKEN)]}
+        app.add_api_route(f"/api/v1{path}", ask, methods=[method], **described)
+    pages_and_probes: tuple[tuple[list[str], str, Callable[..., Any]], ...] = (
+        (LOOKING, "/", pages.overview),
+        (LOOKING, "/runs/{run_id:int}", runs.page),
+        (ACTING, "/runs/{run_id:int}/cancel", runs.cancel_from_page),
+        (LOOKING, "/schedules/{name}", schedules.page),
+        (LOOKING, "/sign-in", sign_in.form),
+        (ACTING, "/sign-in", sign_in.enter),
+        (ACTING, "/sign-out", sign_in.leave),
+        (ACTING, "/sign-out/everywhere", sign_in.leave_everywhere),
+        (LOOKING, "/api/docs", pages.operations),
+        (LOOKING, "/health", machines.health),
+        (LOOKING, "/health/live", machines.live),
+        (LOOKING, "/health/ready", machines.ready),
+        (LOOKING, "/metrics", machines.metrics),
+    )
+    for methods, path, endpoint in pages_and_probes:
+        app.add_api_route(path, endpoint, methods=methods, include_in_schema=False)
 
 
 def _pulse(runtime: Runtime) -> Pulse:

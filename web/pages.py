@@ -12,13 +12,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from fastapi.exceptions import RequestValidationError
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from web import health, words
+from web import access, health, words
 from web.health import Status
 from web.problems import Problem
 from web.pulse import Pulse, Snapshot
@@ -29,8 +30,6 @@ from workers.census import CAP
 from workers.timetable import SlotView
 
 TEMPLATES = Path(__file__).parent / "templates"
-#: Addresses whose errors are for programs.
-_FOR_PROGRAMS = re.compile(r"/(api|health|metrics|webhooks|static)(/|$)")
 
 
 class Pages:
@@ -75,23 +74,32 @@ class Pages:
         """Answer a request that cannot be served, in the language of whoever asked."""
         status = error.status_code if isinstance(error, HTTPException) else 500
         headers = dict(getattr(error, "headers", None) or {})
-        return self._failure(request, status, headers)
+        return self.refuse(request, status, "", headers)
+
+    async def misread(self, request: Request, error: Exception) -> Response:
+        """Answer a program whose request is not what the description of the address says."""
+        wrong = error.errors()[0] if isinstance(error, RequestValidationError) else {"loc": (), "msg": ""}
+        where = ".".join(str(part) for part in wrong["loc"])
+        return self.refuse(request, 422, f"{where}: {wrong['msg']}", {})
 
     async def mistake(self, request: Request, error: Exception) -> Response:
         """Answer 500 after a mistake of ours; the log has the details, the answer has none."""
         logs.get().error("a request failed", path=request.url.path, exc_info=error)
-        return self._failure(request, 500, {})
+        return self.refuse(request, 500, "", {})
 
-    def _failure(self, request: Request, status: int, headers: dict[str, str]) -> Response:
-        if _FOR_PROGRAMS.match(request.url.path):
-            return Problem(status, headers=headers)
-        response = self.page(request, "failure.html", status, status=status, phrase=HTTPStatus(status).phrase)
+    def refuse(self, request: Request, status: int, said: str, headers: dict[str, str]) -> Response:
+        """Answer with a status and, where there is more to say than it does, a sentence."""
+        if access.for_programs(request.scope["path"]):
+            return Problem(status, said or None, headers=headers)
+        phrase = HTTPStatus(status).phrase
+        response = self.page(request, "failure.html", status, status=status, phrase=phrase, said=said)
         response.headers.update(headers)
         return response
 
     def page(self, request: Request, template: str, code: int, **context: Any) -> Response:
         """Render a template."""
-        context |= {"host": request.headers.get("host", ""), "version": version("headrace")}
+        caller = getattr(request.state, "caller", None)
+        context |= {"host": request.headers.get("host", ""), "version": version("headrace"), "caller": caller}
         return HTMLResponse(self._templates.get_template(template).render(**context), code)
 
 

@@ -1,6 +1,6 @@
 """One schedule, for people and for programs: its rule, the fires ahead and behind, and why one did not come.
 
-Arguments stay behind the sign-in to come, as those of runs do.
+Arguments are shown by the command line alone.
 """
 
 from dataclasses import dataclass

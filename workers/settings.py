@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote
 
@@ -64,6 +65,20 @@ def _of_a_broker(value: SecretStr) -> SecretStr:
     return value
 
 
+def _listed(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _of_networks(value: str) -> str:
+    try:
+        for part in _listed(value):
+            ip_network(part)
+    except ValueError:
+        raise ValueError("write addresses or networks, separated by commas, like 10.0.0.0/8,192.168.1.7") from None
+    return value
+
+
+Networks = Annotated[str, AfterValidator(_of_networks)]
 ONE_REDIS = (*redis_servers.SINGLE, *redis_servers.SENTINEL)
 Postgres = Annotated[SecretStr, _address("postgresql", "postgres")]
 Redis = Annotated[SecretStr, _address(*ONE_REDIS), AfterValidator(_of_a_master)]
@@ -113,6 +128,12 @@ class Core(Database):
     )
     host: str = Field(default="0.0.0.0", description="Address the web process listens on")  # noqa: S104 - as platforms expect
     port: int = Field(default=8000, ge=0, le=65535, description="Port of the web process; 0 takes a free one")
+    trusted_proxies: Networks = Field(default="", description="Own reverse proxies, whose X-Forwarded-For is believed")
+
+    @property
+    def proxies(self) -> list[str]:
+        """The reverse proxies that are believed when they say for whom they ask."""
+        return _listed(self.trusted_proxies)
 
 
 @dataclass(frozen=True)

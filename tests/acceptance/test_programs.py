@@ -19,6 +19,7 @@ from sandbox.fleet import ROOT, Fleet
 from sandbox.upstreams import Upstreams
 
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
+SIGN_IN = re.compile(r"as (?P<name>\S+) with (?P<password>\S+)")
 #: Seconds that anything may take on a machine that does other things as well.
 PATIENCE = 120.0
 
@@ -157,8 +158,11 @@ def test_a_demo_that_is_killed_takes_its_processes_along_and_the_next_start_clea
 def test_up_shows_real_numbers_that_move_and_ends_on_ctrl_c() -> None:
     with started("up", "--products", "100", "--stores", "2", "--rate", "30") as process:
         found = ADDRESS.search(line(process, "Dashboard"))
+        typed = SIGN_IN.search(line(process, "Sign in"))
         assert found
+        assert typed
         with httpx.Client(base_url=found[0], timeout=PATIENCE) as client:
+            client.post("/sign-in", data=typed.groupdict(), headers={"Origin": found[0]})
             until(lambda: movements(client) > 0)
             page = client.get("/")
             assert page.status_code == 200

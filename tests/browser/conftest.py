@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import Engine, text
 
 from sandbox.services import Services
+from tests.web.people import SECRETS, admit
 from tests.web.serving import Web, environment, serving, until
 from tests.web.shop import clear, fill
 
@@ -57,7 +58,8 @@ def web(running: Web, engine: Engine) -> Web:
     with engine.begin() as connection:
         clear(connection)
         fill(connection)
+        admit(connection)
         newest = connection.execute(text("SELECT max(id) FROM processes")).scalar_one()
-    with running.client() as client:
+    with running.client(SECRETS["viewer"]) as client:
         until(lambda: newest in [seen["id"] for seen in client.get("/api/v1/overview").json()["overview"]["processes"]])
     return running

@@ -8,14 +8,17 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import Engine, text
 
+from tests.web.people import SECRETS
 from tests.web.serving import Web
 
 
 @contextmanager
-def opened(browser: Browser, web: Web, at: str = "/", **options: Any) -> Iterator[Page]:
-    """Open a page, the overview by default; at the end, nothing may have been complained about on the console."""
+def opened(browser: Browser, web: Web, at: str = "/", role: str = "viewer", **options: Any) -> Iterator[Page]:
+    """Open a page as a user of this role; at the end, nothing may have been complained about on the console."""
     complaints: list[str] = []
     context = browser.new_context(**options)
+    if role:
+        context.add_cookies([{"name": "headrace", "value": SECRETS[role], "url": web.url, "httpOnly": True}])
     page = context.new_page()
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -78,7 +81,7 @@ def test_nothing_is_cut_off_at_any_width(browser: Browser, web: Web, width: int,
 @pytest.mark.parametrize("width", [320, 1440])
 def test_a_schedule_is_asked_why_it_did_not_run(browser: Browser, web: Web, width: int) -> None:
     with opened(browser, web, viewport={"width": width, "height": 800}) as page:
-        page.get_by_role("link", name="warehouse.sync").click()
+        page.get_by_role("table", name="Schedules").get_by_role("link", name="warehouse.sync").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("warehouse.sync")
         page.get_by_label("Why did it not run at").fill("2020-01-01T04:30")
         page.get_by_role("button", name="Ask").click()

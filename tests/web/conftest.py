@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 
 from sandbox.services import Services
 from tests.conftest import engine_of
+from tests.web.people import SECRETS, admit
 from tests.web.serving import Web, environment, serving
 from tests.web.shop import clear
 
@@ -27,7 +28,15 @@ def web(services: Services, database_url: str) -> Iterator[Web]:
 
 @pytest.fixture
 def client(web: Web, engine: Engine) -> Iterator[httpx.Client]:
-    """A client of it, with the database empty."""
+    """A program of a viewer, with the database empty but for the users."""
+    del engine
+    with web.client(SECRETS["viewer"]) as made:
+        yield made
+
+
+@pytest.fixture
+def anybody(web: Web, engine: Engine) -> Iterator[httpx.Client]:
+    """A client that nobody knows."""
     del engine
     with web.client() as made:
         yield made
@@ -35,9 +44,10 @@ def client(web: Web, engine: Engine) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
-    """An engine for the database, emptied."""
+    """An engine for the database, emptied but for a user of each role."""
     made = engine_of(database_url)
     with made.begin() as connection:
         clear(connection)
+        admit(connection)
     yield made
     made.dispose()

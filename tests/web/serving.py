@@ -27,8 +27,10 @@ class Web:
     url: str
     process: Copy
 
-    def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=20)
+    def client(self, token: str | None = None) -> httpx.Client:
+        """Return a client; with a token it is the program of that user."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return httpx.Client(base_url=self.url, timeout=20, headers=headers)
 
 
 def environment(services: Services, database_url: str) -> dict[str, str]:

@@ -306,6 +306,7 @@ def test_a_database_that_is_away_leaves_it_live_not_ready_red_and_measurable(ser
         assert metrics.status_code == 200
         assert 'headrace_up{part="postgres"} 0.0' in metrics.text
         assert "headrace_runs{" not in metrics.text
+        client.headers["Authorization"] = "Bearer hr_whose_owner_nobody_can_look_up"
         page = client.get("/")
         assert page.status_code == 503
         assert "Postgres does not answer" in page.text

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from sqlalchemy import Engine, text
 
+from tests.web.people import SECRETS
 from tests.web.serving import until
 from tests.web.shop import fill, trouble
 
@@ -36,7 +37,7 @@ def test_every_answer_carries_the_headers_that_keep_a_browser_safe(client: httpx
     assert "default-src 'none'" in headers["content-security-policy"]
     assert "unsafe" not in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
-    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["referrer-policy"] == "same-origin"
 
 
 def test_an_empty_system_teaches_how_to_begin(client: httpx.Client) -> None:
@@ -133,7 +134,7 @@ def test_an_unknown_address_is_a_page_for_people_and_a_problem_for_programs(clie
 
 
 def test_a_method_that_is_not_taken_is_told_which_is(client: httpx.Client) -> None:
-    answer = client.post("/")
+    answer = client.post("/", headers={"Authorization": f"Bearer {SECRETS['admin']}"})
     assert answer.status_code == 405
     assert sorted(answer.headers["allow"].split(", ")) == ["GET", "HEAD"]
 
@@ -147,7 +148,12 @@ def test_the_description_of_the_api_names_what_the_overview_answers(shop: httpx.
     schema = shop.get("/api/openapi.json").json()
     answer = shop.get("/api/v1/overview").json()
     described = schema["components"]["schemas"]["Snapshot"]["properties"]
-    assert set(schema["paths"]) == {"/api/v1/overview", "/api/v1/runs/{run_id}", "/api/v1/schedules/{name}"}
+    assert set(schema["paths"]) == {
+        "/api/v1/overview",
+        "/api/v1/runs/{run_id}",
+        "/api/v1/runs/{run_id}/cancel",
+        "/api/v1/schedules/{name}",
+    }
     assert set(described) == set(answer["overview"])
     assert answer["overview"]["queues"][0]["name"] == "alerts"
     assert answer["overview"]["index"]["drift"] == 0

@@ -195,6 +195,13 @@ def test_the_address_of_a_pooler_says_so_and_psycopg_does_not_hear_of_it(query: 
     assert core.conninfo.partition("?")[2] in {"", "sslmode=require"}
 
 
+def test_proxies_are_addresses_or_networks_and_none_by_default() -> None:
+    assert settings.load(GOOD).core.proxies == []
+    assert settings.load(GOOD | {"TRUSTED_PROXIES": "10.0.0.0/8, ::1,"}).core.proxies == ["10.0.0.0/8", "::1"]
+    with pytest.raises(BadSettings, match="TRUSTED_PROXIES cannot be used: write addresses or networks"):
+        settings.load(GOOD | {"TRUSTED_PROXIES": "10.0.0.1/8"})
+
+
 def test_every_variable_has_a_line_in_the_example_and_every_line_is_read() -> None:
     assert set(active()) == set(settings.variables())
     assert all(settings.variables().values())
