@@ -32,40 +32,63 @@ from integrations._errors import (
     Unauthorized,
     Unavailable,
 )
-from integrations._integration import Delivery, EventKey, Headers, Integration
+from integrations._integration import EventKey, Integration, WebhookSource, signed_by
 from integrations._rate import POLITE, PacedSettings, Rate
+from integrations._schemes import GITHUB, SHOPIFY, STANDARD, STRIPE, SVIX, Hmac
+from integrations._secrets import Secrets, WebhookSecret
 from integrations._settings import IntegrationSettings
 from integrations._shared_door import SharedDoor
+from integrations._signatures import Headers, Lines, Signed, Verifier
+from integrations._source import LARGEST_BODY, Body, Delivery, Header, Source, at_path, label
 from integrations._teaching import Teaching
 
 __all__ = [
+    "GITHUB",
+    "LARGEST_BODY",
     "POLITE",
+    "SHOPIFY",
+    "STANDARD",
+    "STRIPE",
+    "SVIX",
     "BadDelivery",
     "BadSignature",
+    "Body",
     "Channel",
     "CircuitOpen",
     "CursorExpired",
     "Delivery",
     "EventKey",
+    "Header",
     "Headers",
     "Hindrance",
+    "Hmac",
     "Integration",
     "IntegrationError",
     "IntegrationSettings",
     "Level",
+    "Lines",
     "NotFound",
     "Notice",
     "OutOfBudget",
     "PacedSettings",
     "Rate",
     "Rejected",
+    "Secrets",
     "SharedDoor",
+    "Signed",
+    "Source",
     "Standing",
     "Teaching",
     "Throttled",
     "Unauthorized",
     "Unavailable",
+    "Verifier",
+    "WebhookSecret",
+    "WebhookSource",
+    "at_path",
+    "label",
     "load",
+    "signed_by",
 ]
 
 

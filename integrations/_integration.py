@@ -7,24 +7,20 @@ environment under its name. An instance is used by many threads at once and live
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-import orjson
+from pydantic import AfterValidator, Field, create_model
 
 from integrations._breaker import Breaker
-from integrations._errors import BadDelivery
 from integrations._rate import POLITE, PacedSettings, Rate
+from integrations._secrets import Secrets, WebhookSecret
 from integrations._settings import IntegrationSettings
+from integrations._signatures import Headers, Lines, Scheme, Signed, Verifier
+from integrations._source import Delivery, Source, parse_object
 from integrations._teaching import Teaching
-
-Headers = Mapping[str, str] | Iterable[tuple[str, str]]
-"""Header lines as received. Pairs are better than a mapping: a mapping hides that a line came twice."""
-
-LABEL_LENGTH = 255
-"""Characters an external id or an event type may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +29,6 @@ class EventKey:
 
     source: str
     type: str
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """What a verified webhook says about itself, before anybody acts on it."""
-
-    external_id: str
-    """The sender's id for this event, the same on every retry: the key to recognise duplicates by."""
-    type: str
-    """The sender's word for what happened, for example ``product.updated``."""
-    subject: str | None
-    """The sender's id of the thing it happened to, if the event names one."""
-    signed_at: datetime
-    """When the sender signed this delivery, by the sender's clock, in UTC. A retry is signed anew."""
-    secret_index: int
-    """Which of our secrets matched; 0 is the newest. An old secret that never matches can be dropped."""
 
 
 class Integration:
@@ -61,8 +41,10 @@ class Integration:
     name: ClassVar[str]
     """Lower case; names the webhook address, the settings, and the upstream in tables and pages."""
     Settings: ClassVar[type[IntegrationSettings]]
-    webhook: ClassVar[bool] = False
-    """Whether this integration receives deliveries; if so it overrides :meth:`verify`."""
+    source: ClassVar[Source | None] = None
+    """How its webhooks are signed and read; None when it sends none."""
+    lists_events: ClassVar[bool] = False
+    """Whether the upstream can be asked which events happened; if so it overrides :meth:`happened`."""
     rate: ClassVar[Rate | None] = POLITE
     """How much of the upstream all processes together use; None for one whose client passes no breaker."""
     teaching: ClassVar[Teaching] = Teaching()
@@ -70,6 +52,7 @@ class Integration:
 
     def __init__(self, settings: IntegrationSettings) -> None:
         self.settings = settings
+        self._verifier = self._judge(getattr(settings, "webhook_secrets", ()))
         #: Hand it to the client of the upstream: it leaves an upstream alone that failed too often, and asks no more of
         #: it than it allows.
         self.breaker = Breaker(self.name, self.allowed(settings) or POLITE, self.teaching)
@@ -119,46 +102,67 @@ class Integration:
             BadSignature: Nobody we know sent this.
             BadDelivery: Somebody we know sent this, and it cannot be read.
         """
-        raise NotImplementedError(f"{type(self).__name__} takes no deliveries: set webhook = True and write verify().")
+        if self._verifier is None:
+            raise NotImplementedError(f"{type(self).__name__} takes no deliveries: declare its `source`.")
+        lines = Lines(self.name, headers)
+        signed = self._verifier.verify(lines, body, now)
+        return self.describe(signed, lines, parse_object(body, upstream=self.name), body)
+
+    def describe(self, signed: Signed, lines: Lines, payload: Mapping[str, Any], body: bytes) -> Delivery:
+        """Read what a proven delivery says about itself; override it where a source needs more than places.
+
+        Raises:
+            BadDelivery: It cannot be read.
+        """
+        if self.source is None:
+            raise NotImplementedError(f"{type(self).__name__} takes no deliveries: declare its `source`.")
+        return self.source.describe(signed, lines, payload, body)
+
+    def happened(self, since: datetime) -> Iterator[Mapping[str, Any]]:
+        """List what happened since a moment, as the bodies that deliveries of it would have.
+
+        Raises:
+            IntegrationError: It may come in the middle of the walk.
+        """
+        raise NotImplementedError(f"{type(self).__name__} lists no events: set lists_events and write happened().")
+
+    def _judge(self, secrets: Sequence[WebhookSecret]) -> Verifier | None:
+        if self.source is None:
+            return None
+        return Verifier(self.name, self.source.scheme, secrets, self.source.tolerance)
 
 
-def parse_object(body: bytes, *, upstream: str) -> dict[str, Any]:
-    """Read the body of a verified delivery as one JSON object.
+class WebhookSource(Integration):
+    """A source of webhooks that we never ask for anything. Its secrets are its only setting.
 
-    Raises:
-        BadDelivery: It is not JSON, or not an object.
+    class Carrier(WebhookSource):
+        name = "carrier"
+        source = Source(scheme=Hmac("X-Carrier-Hmac", encoding="base64"), id=Body("id"), type=Body("event"))
     """
-    try:
-        payload = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadDelivery(
-            f"{upstream} signed a delivery that is not JSON: its bytes are kept, ask the sender.", upstream=upstream
-        ) from error
-    if not isinstance(payload, dict):
-        raise BadDelivery(
-            f"{upstream} signed a delivery that is no JSON object: its bytes are kept, ask the sender.",
-            upstream=upstream,
+
+    rate: ClassVar[Rate | None] = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.source is None:
+            raise TypeError(f"{cls.__name__} is a source of webhooks: declare its `source`.")
+        told = f"Secrets that webhooks of {cls.name} are signed with, comma-separated, newest first."
+        cls.Settings = create_model(
+            f"{cls.__name__}Settings",
+            __base__=IntegrationSettings,
+            webhook_secrets=(Annotated[Secrets, signed_by(cls.source.scheme)], Field(description=told)),
         )
-    return payload
+
+    def probe(self) -> None:
+        """Do nothing: it speaks to us, and we not to it."""
 
 
-def require_label(payload: Mapping[str, Any], field: str, *, upstream: str) -> str:
-    """Take a short printable text, such as an id or a type, out of a verified delivery.
+def signed_by(scheme: Scheme) -> AfterValidator:
+    """Return the check that every secret belongs to a scheme, for the type of a setting."""
 
-    Raises:
-        BadDelivery: It is missing, no text, empty, longer than 255 characters, or unprintable.
-    """
-    label = label_or_none(payload.get(field))
-    if label is None:
-        raise BadDelivery(
-            f"{upstream} signed a delivery without a usable `{field}`: its bytes are kept, ask the sender.",
-            upstream=upstream,
-        )
-    return label
+    def check(secrets: tuple[WebhookSecret, ...]) -> tuple[WebhookSecret, ...]:
+        for secret in secrets:
+            scheme.key(secret.value)
+        return secrets
 
-
-def label_or_none(value: Any) -> str | None:
-    """Return a value if it is a short printable text, which is what a key in our tables can hold."""
-    if isinstance(value, str) and 0 < len(value) <= LABEL_LENGTH and value.isprintable():
-        return value
-    return None
+    return AfterValidator(check)

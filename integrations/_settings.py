@@ -11,7 +11,7 @@ import ipaddress
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr
 
 _OUTSIDE_PORTS = frozenset({443, 8443})
 """Where the web answers; other ports of a stranger's address are somebody's inner services."""
@@ -94,7 +94,12 @@ def hook_address(value: SecretStr) -> SecretStr:
     return SecretStr(f"{checked}?{query}" if query else checked)
 
 
-def _sendable(value: SecretStr) -> SecretStr:
+def sendable(value: SecretStr) -> SecretStr:
+    """Check a secret that travels in one line.
+
+    Raises:
+        ValueError: It is empty, has blanks, or characters that are not plain.
+    """
     text = value.get_secret_value()
     if not text or not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("the credential must be one word of plain characters: check for blanks and line ends")
@@ -117,11 +122,8 @@ PartnerAddress = Annotated[str, AfterValidator(partner_address)]
 OutsideAddress = Annotated[str, AfterValidator(outside_address)]
 """An address that somebody outside gave us; never plain ``http``."""
 
-Credential = Annotated[SecretStr, AfterValidator(_sendable)]
+Credential = Annotated[SecretStr, AfterValidator(sendable)]
 """A secret that travels in a header."""
-
-Secrets = Annotated[tuple[Credential, ...], BeforeValidator(split_commas)]
-"""Several secrets, comma-separated, newest first: all are accepted while they are being rolled."""
 
 HookAddress = Annotated[SecretStr, AfterValidator(hook_address)]
 """An address to post to that is itself the credential; plain ``http`` only on this machine."""

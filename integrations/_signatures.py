@@ -1,28 +1,33 @@
-"""Who really sent this? Two signature schemes, checked on the bytes exactly as they came; and our own signature.
+"""Who really sent this? One verifier for every scheme, on the bytes exactly as they came.
 
-A sender signs the moment, the id and the body with a secret that only we share; a receiver signs the same bytes and
-compares. What makes our own verifier worth having, compared with the vendors': nothing a stranger can send raises
-anything but ``BadSignature``; bodies are bytes and need not be text; a moment too far in the future is refused like
-one too far in the past; several secrets and several signatures may be alive while one is being rolled; a malformed
-signature among good ones is skipped; and a signature header that comes twice is refused, because two readers of the
-same request could then believe two different things.
+A sender signs its message with a secret that only we share; a scheme (``integrations._schemes``) says where the
+signatures stand and what bytes they cover. The rest is the same for all, and it is why we have our own verifier:
+nothing a stranger can send raises anything but ``BadSignature``; bodies are bytes and need not be text; a moment too
+far in the future is refused like one too far in the past; several secrets and several signatures may be alive while
+one is being rolled; a malformed signature among good ones is skipped; and a signature header that comes twice is
+refused, because two readers of the same request could then believe two different things.
 
-Every secret is tried against every signature, so the time taken says nothing about which one came close.
+Every secret is tried against every signature, also one that has ended, and a delivery without any signature is digested
+like one with a wrong signature: the time taken says nothing about which of them came close.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
+import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from pydantic import SecretStr
 
 from integrations._errors import BadSignature
-from integrations._integration import Headers
+from integrations._secrets import WebhookSecret
+
+Headers = Mapping[str, str] | Iterable[tuple[str, str]]
+"""Header lines as received. Pairs are better than a mapping: a mapping hides that a line came twice."""
 
 TOLERANCE = 300.0
 """Seconds a delivery may be old, or early, by the two clocks involved."""
@@ -30,135 +35,89 @@ TOLERANCE = 300.0
 _SIGNATURES_READ = 16
 """Signatures looked at per delivery. Two are alive while a secret is rolled; a longer list is somebody's game."""
 
-_SECRET_PREFIX = "whsec_"  # noqa: S105 - the public prefix of a secret, not a secret
-
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A proven delivery: its id if the scheme has one, when it was signed, and by which of our secrets."""
+    """A proven delivery: its id and its moment if the scheme signs them, and by which of our secrets it was signed."""
 
     external_id: str
-    timestamp: int
+    timestamp: int | None
     secret_index: int
 
 
-def standard_webhooks(
-    headers: Headers,
-    body: bytes,
-    secrets: Sequence[SecretStr],
-    now: float,
-    *,
-    upstream: str,
-    tolerance: float = TOLERANCE,
-) -> Signed:
-    """Verify a delivery signed by Standard Webhooks 1.0 (symmetric signatures, ``v1``).
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a delivery offers as its proof."""
 
-    Args:
-        headers: The header lines as received.
-        body: The body as received.
-        secrets: Our secrets, ``whsec_`` and base64, newest first.
-        now: The time of arrival, in seconds since the epoch.
-        upstream: Who it claims to come from, for the message.
-        tolerance: Seconds the signed moment may differ from ``now``, either way.
-
-    Raises:
-        BadSignature: It proves nothing; ``reason`` says in which way.
-    """
-    check = _Check(upstream, headers, secrets)
-    external_id = check.header("webhook-id")
-    timestamp = check.moment(check.header("webhook-timestamp"), now, tolerance)
-    candidates = (
-        _from_base64(token.removeprefix("v1,"))
-        for token in check.header("webhook-signature").split(" ")
-        if token.startswith("v1,")
-    )
-    keys = [standard_webhooks_key(secret) for secret in secrets]
-    message = _signed_bytes(external_id, timestamp, body)
-    return Signed(external_id, timestamp, check.match(message, keys, candidates))
+    message: bytes
+    """The bytes that were signed."""
+    signatures: Iterable[tuple[str, bytes]]
+    """Signatures with their version; one that could not be decoded is empty."""
+    external_id: str = ""
+    timestamp: int | None = None
+    """The signed moment in seconds since the epoch; None where the scheme signs none."""
 
 
-def signed_headers(secret: SecretStr, external_id: str, body: bytes, now: float) -> dict[str, str]:
-    """Return the headers with which a delivery of ours proves where it comes from, by Standard Webhooks 1.0.
+class Key(ABC):
+    """A secret as a scheme uses it."""
 
-    Args:
-        secret: What the receiver shares with us, ``whsec_`` and base64.
-        external_id: Names the message; the same each time it is sent.
-        body: What is sent, byte for byte.
-        now: The time of sending, in seconds since the epoch.
+    version: str = "v1"
+    """Signatures of other versions are none of its business."""
 
-    Raises:
-        ValueError: The secret cannot be decoded.
-    """
-    made = _signature(standard_webhooks_key(secret), _signed_bytes(external_id, int(now), body))
-    return {
-        "webhook-id": external_id,
-        "webhook-timestamp": str(int(now)),
-        "webhook-signature": f"v1,{base64.b64encode(made).decode()}",
-    }
+    @abstractmethod
+    def made_any(self, message: bytes, signatures: Sequence[bytes]) -> bool:
+        """Whether one of these signatures of a message was made with it."""
 
 
-def stripe(
-    headers: Headers,
-    body: bytes,
-    secrets: Sequence[SecretStr],
-    now: float,
-    *,
-    upstream: str = "stripe",
-    tolerance: float = TOLERANCE,
-) -> Signed:
-    """Verify a delivery signed by Stripe (scheme ``v1``). The id is in the body, so ``external_id`` stays empty.
+class HmacKey(Key):
+    """A secret that both sides share (HMAC-SHA256)."""
 
-    Args:
-        headers: The header lines as received.
-        body: The body as received.
-        secrets: Our endpoint secrets, as Stripe shows them, newest first.
-        now: The time of arrival, in seconds since the epoch.
-        upstream: Who it claims to come from, for the message.
-        tolerance: Seconds the signed moment may differ from ``now``, either way.
+    def __init__(self, key: bytes) -> None:
+        self._key = key
 
-    Raises:
-        BadSignature: It proves nothing; ``reason`` says in which way.
-    """
-    check = _Check(upstream, headers, secrets)
-    fields = [part.strip().partition("=") for part in check.header("stripe-signature").split(",")]
-    moments = [value for name, _, value in fields if name == "t"]
-    if len(moments) != 1:
-        raise check.refusal("malformed", "its signature header names no single time")
-    timestamp = check.moment(moments[0], now, tolerance)
-    candidates = (_from_hex(value) for name, _, value in fields if name == "v1")
-    keys = [secret.get_secret_value().encode() for secret in secrets]
-    return Signed("", timestamp, check.match(b"%d.%b" % (timestamp, body), keys, candidates))
+    def made_any(self, message: bytes, signatures: Sequence[bytes]) -> bool:
+        expected = digest(self._key, message)
+        return any([hmac.compare_digest(expected, one) for one in signatures])  # noqa: C419 - no early way out
 
 
-def standard_webhooks_key(secret: SecretStr) -> bytes:
-    """Decode a Standard Webhooks secret into the key it stands for.
+class Scheme(ABC):
+    """How one family of senders signs."""
 
-    Raises:
-        ValueError: It is not base64 after its prefix, or empty.
-    """
-    encoded = secret.get_secret_value().removeprefix(_SECRET_PREFIX)
-    key = _from_base64(encoded + "=" * (-len(encoded) % 4))
-    if not key:
-        raise ValueError("a webhook secret is whsec_ followed by base64: copy it again from the sender")
-    return key
+    @abstractmethod
+    def key(self, secret: SecretStr) -> Key:
+        """Return the key that a secret stands for.
+
+        Raises:
+            ValueError: It is no secret of this scheme.
+        """
+
+    @abstractmethod
+    def claim(self, lines: Lines, body: bytes) -> Claim:
+        """Find what a delivery offers as its proof.
+
+        Raises:
+            BadSignature: It offers nothing that could be checked.
+        """
 
 
-class _Check:
-    """One delivery under examination; every way to fail becomes a ``BadSignature`` with its reason."""
+class Lines:
+    """The header lines of one delivery."""
 
-    def __init__(self, upstream: str, headers: Headers, secrets: Sequence[SecretStr]) -> None:
-        self._upstream = upstream
-        self._lines = list(_pairs(headers))
-        if not secrets:
-            raise self.refusal("unconfigured", f"no secret is set: set {upstream.upper()}_WEBHOOK_SECRETS")
+    def __init__(self, upstream: str, headers: Headers) -> None:
+        self.upstream = upstream
+        self._pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
 
-    def refusal(self, reason: str, because: str) -> BadSignature:
-        message = f"A delivery that claims to come from {self._upstream} was refused: {because}."
-        return BadSignature(message, upstream=self._upstream, reason=reason)
+    def all(self, name: str) -> list[str]:
+        """Return every value of a header, whose name is given in lower case."""
+        return [value for line, value in self._pairs if line.lower() == name]
 
-    def header(self, name: str) -> str:
-        """Return the one line of a header, which must be plain printable text."""
-        values = [value for line, value in self._lines if line.lower() == name]
+    def one(self, name: str) -> str:
+        """Return the one line of a header, which must be plain printable text.
+
+        Raises:
+            BadSignature: There is none, or more than one, or it is something else.
+        """
+        values = self.all(name)
         if not values or not values[0]:
             raise self.refusal("missing", f"it has no {name} header")
         if len(values) > 1:
@@ -167,52 +126,94 @@ class _Check:
             raise self.refusal("malformed", f"its {name} header is not plain text")
         return values[0]
 
-    def moment(self, text: str, now: float, tolerance: float) -> int:
-        """Read the signed moment, in whole seconds, and hold it against the time of arrival."""
-        if not (text.isdigit() and len(text) <= 12):  # noqa: PLR2004 - 12 digits reach the year 33658
-            raise self.refusal("malformed", "its timestamp is not a whole number of seconds")
-        timestamp = int(text)
-        if now - timestamp > tolerance:
-            raise self.refusal("stale", f"it was signed more than {tolerance:.0f} s ago: look at both clocks")
-        if timestamp - now > tolerance:
-            raise self.refusal("early", f"it was signed more than {tolerance:.0f} s ahead of us: look at both clocks")
-        return timestamp
-
-    def match(self, message: bytes, keys: Sequence[bytes], candidates: Iterable[bytes]) -> int:
-        """Return the index of the first secret that made one of the signatures."""
-        offered = list(candidates)[:_SIGNATURES_READ]
-        matching = [index for index, key in enumerate(keys) if _made_any(key, message, offered)]
-        if not matching:
-            raise self.refusal("mismatch", f"no signature matches: compare {self._upstream.upper()}_WEBHOOK_SECRETS")
-        return matching[0]
+    def refusal(self, reason: str, because: str) -> BadSignature:
+        """Return the error for a delivery that proves nothing; the reason is a word for tables and metrics."""
+        message = f"A delivery that claims to come from {self.upstream} was refused: {because}."
+        return BadSignature(message, upstream=self.upstream, reason=reason)
 
 
-def _signed_bytes(external_id: str, timestamp: int, body: bytes) -> bytes:
-    return b"%b.%d.%b" % (external_id.encode(), timestamp, body)
+class Verifier:
+    """Judges the deliveries of one source.
+
+    Args:
+        upstream: The name of the source, for messages.
+        scheme: How it signs.
+        secrets: What we share with it, newest first.
+        tolerance: Seconds the signed moment may differ from the time of arrival, either way.
+
+    Raises:
+        ValueError: One of the secrets cannot be one of this scheme.
+    """
+
+    def __init__(
+        self, upstream: str, scheme: Scheme, secrets: Sequence[WebhookSecret], tolerance: float = TOLERANCE
+    ) -> None:
+        self._upstream = upstream
+        self._variable = f"{upstream.upper()}_WEBHOOK_SECRETS"
+        self._scheme = scheme
+        self._keys = [(secret, scheme.key(secret.value)) for secret in secrets]
+        self._tolerance = tolerance
+
+    def verify(self, headers: Headers | Lines, body: bytes, now: float) -> Signed:
+        """Decide whether a delivery is genuine.
+
+        Args:
+            headers: The header lines as received.
+            body: The body as received.
+            now: The time of arrival, in seconds since the epoch.
+
+        Raises:
+            BadSignature: It proves nothing; ``reason`` says in which way.
+        """
+        lines = headers if isinstance(headers, Lines) else Lines(self._upstream, headers)
+        try:
+            if not self._keys:
+                raise lines.refusal("unconfigured", f"no secret is set: set {self._variable}")
+            claim = self._scheme.claim(lines, body)
+        except BadSignature:
+            digest(_NOBODYS, body)
+            raise
+        index = self._match(lines, claim, now)
+        if claim.timestamp is not None:
+            self._check_moment(lines, claim.timestamp, now)
+        return Signed(claim.external_id, claim.timestamp, index)
+
+    def _match(self, lines: Lines, claim: Claim, now: float) -> int:
+        """Return the index of the first living secret that made one of the signatures."""
+        offered = list(islice(claim.signatures, _SIGNATURES_READ))
+        made = [
+            key.made_any(claim.message, [signature for version, signature in offered if version == key.version])
+            for _, key in self._keys
+        ]
+        living = [index for index, (secret, _) in enumerate(self._keys) if made[index] and not secret.ended(now)]
+        if living:
+            return living[0]
+        if any(made):
+            raise lines.refusal("ended", f"it was signed with a secret that has ended: look at {self._variable}")
+        raise lines.refusal("mismatch", f"no signature matches: compare {self._variable}")
+
+    def _check_moment(self, lines: Lines, signed_at: int, now: float) -> None:
+        most = f"{self._tolerance:.0f} s"
+        if now - signed_at > self._tolerance:
+            raise lines.refusal("stale", f"it was signed more than {most} ago: look at both clocks")
+        if signed_at - now > self._tolerance:
+            raise lines.refusal("early", f"it was signed more than {most} ahead of us: look at both clocks")
 
 
-def _signature(key: bytes, message: bytes) -> bytes:
-    return hmac.new(key, message, hashlib.sha256).digest()
+def seconds(lines: Lines, text: str) -> int:
+    """Read a timestamp in whole seconds.
+
+    Raises:
+        BadSignature: It is something else.
+    """
+    if text.isascii() and text.isdigit() and len(text) <= 12:  # noqa: PLR2004 - 12 digits reach the year 33658
+        return int(text)
+    raise lines.refusal("malformed", "its timestamp is not a whole number of seconds")
 
 
-def _made_any(key: bytes, message: bytes, candidates: Sequence[bytes]) -> bool:
-    expected = _signature(key, message)
-    return any([hmac.compare_digest(expected, candidate) for candidate in candidates])  # noqa: C419 - no early way out
+def digest(key: bytes, message: bytes) -> bytes:
+    """Return the HMAC-SHA256 of a message."""
+    return hmac.digest(key, message, hashlib.sha256)
 
 
-def _pairs(headers: Headers) -> Iterable[tuple[str, str]]:
-    return headers.items() if isinstance(headers, Mapping) else headers
-
-
-def _from_base64(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return b""
-
-
-def _from_hex(text: str) -> bytes:
-    try:
-        return binascii.unhexlify(text)
-    except (binascii.Error, ValueError):
-        return b""
+_NOBODYS = os.urandom(32)

@@ -18,8 +18,8 @@ from pydantic import Field, SecretStr, field_validator
 
 from integrations._channel import Channel, Notice
 from integrations._http import HttpUpstream
+from integrations._schemes import signed_headers, standard_webhooks_key
 from integrations._settings import Credential, HookAddress, IntegrationSettings
-from integrations._signatures import signed_headers, standard_webhooks_key
 
 __all__ = ["AlertWebhook", "AlertWebhookSettings"]
 

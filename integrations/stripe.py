@@ -16,18 +16,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast, get_args
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 import stripe
 from pydantic import Field
 
 from integrations._errors import BadDelivery, Rejected, Unavailable
 from integrations._http import HttpUpstream
-from integrations._integration import Delivery, Headers, Integration, label_or_none, parse_object, require_label
+from integrations._integration import Integration, signed_by
 from integrations._rate import PacedSettings, Rate
-from integrations._settings import Credential, IntegrationSettings, PartnerAddress, Secrets
-from integrations._signatures import stripe as stripe_signature
+from integrations._schemes import STRIPE
+from integrations._secrets import Secrets
+from integrations._settings import Credential, IntegrationSettings, PartnerAddress
+from integrations._signatures import Lines, Signed
+from integrations._source import Body, Delivery, Source, label_or_none, parse_object
 
 if TYPE_CHECKING:
     from stripe.params import EventListParams
@@ -85,7 +88,7 @@ class StripeSettings(PacedSettings):
 
     api_key: Credential = Field(description="Secret or restricted API key of the Stripe account.")
     api_base: PartnerAddress = Field(default="https://api.stripe.com", description="Base address of Stripe's API.")
-    webhook_secrets: Secrets = Field(
+    webhook_secrets: Annotated[Secrets, signed_by(STRIPE)] = Field(
         default=(), description="Secrets of the webhook endpoint (whsec_...), comma-separated, newest first."
     )
 
@@ -95,14 +98,16 @@ class Stripe(Integration):
 
     name: ClassVar[str] = "stripe"
     Settings: ClassVar[type[IntegrationSettings]] = StripeSettings
-    webhook: ClassVar[bool] = True
+    source: ClassVar[Source] = Source(
+        scheme=STRIPE, id=Body("id"), subject=(Body("related_object.id"), Body("data.object.id"))
+    )
+    lists_events: ClassVar[bool] = True
     # Stripe allows 25 calls a second to a test account and to each operation of a live one, which has 100 in all. It
     # names no numbers in its answers; a 429 is all that it says.
     rate: ClassVar[Rate | None] = Rate(calls=25, period=1.0, burst=25, concurrency=32)
 
     def __init__(self, settings: StripeSettings) -> None:
         super().__init__(settings)
-        self._secrets = settings.webhook_secrets
         self._http = HttpUpstream(self.name, settings.api_base, settings.api_key, breaker=self.breaker)
         base = settings.api_base
         # The vendor reports timings and writes an id into the home directory unless told not to, for all clients.
@@ -122,21 +127,16 @@ class Stripe(Integration):
         with self._translated():
             self._client.v1.events.list({"limit": 1})
 
-    def verify(self, headers: Headers, body: bytes, now: float) -> Delivery:
-        signed = stripe_signature(headers, body, self._secrets, now, upstream=self.name)
-        payload = parse_object(body, upstream=self.name)
+    def describe(self, signed: Signed, lines: Lines, payload: Mapping[str, Any], body: bytes) -> Delivery:
         if payload.get("object") not in _EVENT_KINDS:
             raise BadDelivery(
                 "stripe signed a delivery that is no event: its bytes are kept, check where the endpoint points.",
                 upstream=self.name,
             )
-        return Delivery(
-            external_id=require_label(payload, "id", upstream=self.name),
-            type=require_label(payload, "type", upstream=self.name),
-            subject=_subject(payload),
-            signed_at=datetime.fromtimestamp(signed.timestamp, UTC),
-            secret_index=signed.secret_index,
-        )
+        return super().describe(signed, lines, payload, body)
+
+    def happened(self, since: datetime) -> Iterator[dict[str, Any]]:
+        return self.events(since=since)
 
     def events(
         self,

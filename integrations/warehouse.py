@@ -16,19 +16,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from urllib.parse import quote
 
 import orjson
-from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError
 
 from integrations._errors import BadDelivery, CursorExpired, Rejected
 from integrations._http import HttpUpstream
-from integrations._integration import Delivery, Headers, Integration, label_or_none, parse_object, require_label
+from integrations._integration import Integration, signed_by
 from integrations._rate import PacedSettings, Rate
 from integrations._reply import Reply
-from integrations._settings import Credential, IntegrationSettings, PartnerAddress, Secrets
-from integrations._signatures import standard_webhooks, standard_webhooks_key
+from integrations._schemes import STANDARD
+from integrations._secrets import Secrets
+from integrations._settings import Credential, IntegrationSettings, PartnerAddress
+from integrations._source import Body, Source, label_or_none, parse_object, require_label
 from integrations._teaching import Teaching
 from integrations._warehouse_items import LevelItem, LocationItem, ProductItem, explain, read_moment
 
@@ -47,16 +49,9 @@ class WarehouseSettings(PacedSettings):
 
     url: PartnerAddress = Field(description="Base address of the warehouse system, https except on this machine.")
     token: Credential = Field(description="Bearer token for the warehouse system.")
-    webhook_secrets: Secrets = Field(
+    webhook_secrets: Annotated[Secrets, signed_by(STANDARD)] = Field(
         default=(), description="Secrets its webhooks are signed with (whsec_...), comma-separated, newest first."
     )
-
-    @field_validator("webhook_secrets")
-    @classmethod
-    def _decodable(cls, secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        for secret in secrets:
-            standard_webhooks_key(secret)
-        return secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +88,13 @@ class Warehouse(Integration):
 
     name: ClassVar[str] = "warehouse"
     Settings: ClassVar[type[IntegrationSettings]] = WarehouseSettings
-    webhook: ClassVar[bool] = True
+    source: ClassVar[Source] = Source(scheme=STANDARD, subject=(Body("data.id"),))
     # It states its own limit, per minute, in each answer: this is what we take of it at most.
     rate: ClassVar[Rate | None] = Rate(calls=100, period=1.0, burst=100, concurrency=32)
     teaching: ClassVar[Teaching] = Teaching(window=60.0)
 
     def __init__(self, settings: WarehouseSettings) -> None:
         super().__init__(settings)
-        self._secrets = settings.webhook_secrets
         self._http = HttpUpstream(self.name, settings.url, settings.token, breaker=self.breaker)
 
     def close(self) -> None:
@@ -173,18 +167,6 @@ class Warehouse(Integration):
         if page.rejects or page.has_more:
             raise reply.odd(page.rejects[0].reason if page.rejects else "only a part of its locations")
         return page.items
-
-    def verify(self, headers: Headers, body: bytes, now: float) -> Delivery:
-        signed = standard_webhooks(headers, body, self._secrets, now, upstream=self.name)
-        payload = parse_object(body, upstream=self.name)
-        data = payload.get("data")
-        return Delivery(
-            external_id=require_label({"webhook-id": signed.external_id}, "webhook-id", upstream=self.name),
-            type=require_label(payload, "type", upstream=self.name),
-            subject=label_or_none(data.get("id")) if isinstance(data, dict) else None,
-            signed_at=datetime.fromtimestamp(signed.timestamp, UTC),
-            secret_index=signed.secret_index,
-        )
 
     def parse_event(self, body: bytes) -> tuple[str, LevelItem | ProductItem]:
         """Read the body of a verified delivery: its type, and the item after the change.

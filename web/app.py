@@ -116,7 +116,7 @@ def _documents(runtime: Runtime) -> int | None:
 
 def _sources(runtime: Runtime) -> dict[str, integrations.Integration]:
     kinds = integrations.load()
-    configured = [kinds[name] for name in runtime.settings.integrations if kinds[name].webhook]
+    configured = [kinds[name] for name in runtime.settings.integrations if kinds[name].source]
     return {kind.name: runtime.use(kind) for kind in configured}
 
 

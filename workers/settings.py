@@ -16,7 +16,7 @@ from urllib.parse import unquote
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 import integrations
-from integrations import Integration, IntegrationSettings
+from integrations import Integration, IntegrationSettings, WebhookSecret
 from workers import delivery, redis_servers
 from workers.address import Address
 
@@ -205,6 +205,7 @@ def _secrets_of(value: Any) -> list[str]:
     """Return what a field hides."""
     if isinstance(value, tuple):
         return [secret for each in value for secret in _secrets_of(each)]
+    value = value.value if isinstance(value, WebhookSecret) else value
     return [value.get_secret_value()] if isinstance(value, SecretStr) else []
 
 

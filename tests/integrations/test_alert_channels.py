@@ -12,9 +12,19 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from standardwebhooks.webhooks import Webhook
 
-from integrations import Channel, IntegrationError, Notice, Rejected, Throttled, Unauthorized, Unavailable
+from integrations import (
+    STANDARD,
+    Channel,
+    IntegrationError,
+    Notice,
+    Rejected,
+    Throttled,
+    Unauthorized,
+    Unavailable,
+    Verifier,
+    WebhookSecret,
+)
 from integrations import alert_email as email_module
-from integrations._signatures import standard_webhooks
 from integrations.alert_email import AlertEmail, AlertEmailSettings
 from integrations.alert_slack import AlertSlack, AlertSlackSettings
 from integrations.alert_webhook import AlertWebhook, AlertWebhookSettings
@@ -60,7 +70,8 @@ def test_a_webhook_carries_a_signature_that_the_vendor_and_we_believe(server: Sc
     assert first.path == "/hooks/1?tenant=7"
     assert first.headers["webhook-id"] == second.headers["webhook-id"] == "k-opened"
     body = Webhook(SECRET).verify(first.body, first.headers)
-    signed = standard_webhooks(first.headers, first.body, [SecretStr(SECRET)], time.time(), upstream="us")
+    verifier = Verifier("us", STANDARD, [WebhookSecret(SecretStr(SECRET))])
+    signed = verifier.verify(first.headers, first.body, time.time())
     assert signed.external_id == "k-opened"
     assert (body["type"], body["timestamp"]) == ("alert.opened", OPENED_AT.isoformat())
     assert body["data"] == {

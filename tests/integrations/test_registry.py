@@ -1,12 +1,26 @@
 """The folder is the registry: adding an integration touches no existing file."""
 
+import base64
+import hashlib
+import hmac
 import re
 from pathlib import Path
 
 import pytest
 
 import integrations
-from integrations import EventKey, Integration, IntegrationSettings
+from integrations import (
+    BadDelivery,
+    BadSignature,
+    EventKey,
+    Hmac,
+    Integration,
+    IntegrationSettings,
+    Lines,
+    Signed,
+    Source,
+    WebhookSource,
+)
 
 CHANNELS = ("alert_email", "alert_slack", "alert_webhook")
 
@@ -70,6 +84,50 @@ def test_a_person_begins_with_a_variable_that_has_to_be_set() -> None:
         "STRIPE_API_KEY",
         "ALERT_EMAIL_TO",
     )
+
+
+HARBOUR = """
+from integrations import Body, Header, Hmac, Source, WebhookSource
+
+class Harbour(WebhookSource):
+    name = "harbour"
+    source = Source(
+        scheme=Hmac("X-Harbour-Sign", prefix="v0=", encoding="base64"),
+        id=Body("event.id"),
+        type=Header("X-Harbour-Kind"),
+        subject=(Body("parcels.0.number"), Body("depot")),
+    )
+"""
+
+
+def test_a_source_of_webhooks_is_one_class_of_options_in_a_file_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "harbour.py").write_text(HARBOUR)
+    monkeypatch.setattr(integrations, "__path__", [*integrations.__path__, str(tmp_path)])
+    kind = integrations.load()["harbour"]
+    assert [kind.variable(field) for field in kind.Settings.model_fields] == ["HARBOUR_WEBHOOK_SECRETS"]
+    harbour = kind(kind.Settings.model_validate({"webhook_secrets": "s3cret"}))
+    body = b'{"event":{"id":42},"parcels":[{"number":"p7"}],"harbour":"d1"}'
+    headers = {"X-Harbour-Sign": "v0=" + base64.b64encode(hmac.digest(b"s3cret", body, "sha256")).decode()}
+    told = harbour.verify({**headers, "x-harbour-kind": "parcel.lost"}, body, 0.0)
+    assert (told.external_id, told.type, told.subject, told.signed_at) == ("42", "parcel.lost", "p7", None)
+    with pytest.raises(BadDelivery, match="X-Harbour-Kind"):
+        harbour.verify(headers, body, 0.0)
+    with pytest.raises(BadSignature):
+        harbour.verify(headers, body + b" ", 0.0)
+    harbour.probe()
+
+
+def test_a_source_of_webhooks_without_its_options_is_refused_where_it_is_written() -> None:
+    with pytest.raises(TypeError, match="declare its `source`"):
+        type("Nameless", (WebhookSource,), {"name": "nameless"})
+
+
+def test_an_event_without_an_id_is_known_by_its_bytes() -> None:
+    source = Source(scheme=Hmac("X-Sign"))
+    told = source.describe(Signed("", None, 0), Lines("harbour", {}), {"type": "a"}, b"bytes")
+    assert told.external_id == "sha256:" + hashlib.sha256(b"bytes").hexdigest()
 
 
 def test_one_module_alone_knows_the_http_library() -> None:

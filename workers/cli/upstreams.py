@@ -109,5 +109,5 @@ def _budget(row: dict[str, Any], now: datetime) -> str | None:
 
 def _row(name: str, kept: dict[str, Any] | None, budget: BudgetView | None, configured: set[str]) -> dict[str, Any]:
     nothing = dict.fromkeys([*(column.key for column in SHOWN), *(field.name for field in fields(BudgetView))])
-    facts = {"name": name, "configured": name in configured, "webhook": integrations.load()[name].webhook}
+    facts = {"name": name, "configured": name in configured, "webhook": integrations.load()[name].source is not None}
     return nothing | facts | (kept or {}) | (asdict(budget) if budget else {})
