@@ -62,6 +62,12 @@ EXPIRED = {
               AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = e.run_id)
             ORDER BY e.id LIMIT :together)
     """),
+    "rejected": text("""
+        DELETE FROM events WHERE id IN (
+            SELECT id FROM events
+            WHERE verdict = 'rejected' AND received_at < now() - :days * interval '1 day'
+            ORDER BY id LIMIT :together)
+    """),
     "batches": text("""
         DELETE FROM batches WHERE id IN (
             SELECT b.id FROM batches b
@@ -124,6 +130,7 @@ def prune(
     processes: Days = 7,
     slots: Days = 90,
     events: Days = 90,
+    rejected: Days = 7,
     batches: Days = 90,
     redrives: Days = 90,
     alerts: Days = 90,
@@ -135,7 +142,7 @@ def prune(
     begins again and finds only what is left.
     """
     ages = {"processes": processes, "slots": slots, "events": events, "batches": batches, "redrives": redrives}
-    ages |= {"alerts": alerts, "silences": alerts}
+    ages |= {"alerts": alerts, "silences": alerts, "rejected": rejected}
     ages |= {"canaries": canaries, "canary_slots": canaries}
     ages |= {"sign_ins": 1, "wrong_passwords": 1}  # they mean nothing any more after minutes or hours
     removed = {"runs": forget_runs(context, succeeded=succeeded, cancelled=cancelled)}

@@ -1,6 +1,7 @@
 """An event: one received webhook, kept with its raw bytes, and what it caused.
 
-The unique key of sender and event id is what makes a duplicate harmless: it bumps `duplicates` and nothing else.
+The unique key of sender and event id is what makes a duplicate harmless: it bumps `duplicates` and nothing else. What
+was rejected has no id that could be believed: there the reason and a digest of the body stand in its place.
 """
 
 from datetime import datetime
@@ -14,11 +15,16 @@ from models._base import Base
 
 
 class Verdict(StrEnum):
-    """What the receiver decided about an event whose signature was right."""
+    """What the receiver decided."""
 
+    #: A job answers it.
     ACCEPTED = "accepted"
+    #: It is genuine, and no job answers its type.
     IGNORED = "ignored"
+    #: It is genuine, and cannot be read.
     MALFORMED = "malformed"
+    #: It proves nothing: nobody acts on it, and a few are kept to see what a sender does wrong.
+    REJECTED = "rejected"
 
 
 class Event(Base):
@@ -29,6 +35,7 @@ class Event(Base):
         UniqueConstraint("source", "external_id"),
         CheckConstraint(f"verdict IN ({', '.join(repr(str(v)) for v in Verdict)})", "verdict"),
         Index("events_received", "received_at"),
+        Index("events_joined", "joined_run", postgresql_where="joined_run IS NOT NULL"),
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
@@ -42,8 +49,17 @@ class Event(Base):
     received_at: Mapped[datetime] = mapped_column(server_default=func.now())
     #: Redacted: signatures and credentials are left out.
     headers: Mapped[dict[str, Any]]
+    #: Byte for byte; of a rejected one at most the first 64 KiB.
     body: Mapped[bytes]
+    #: Why it was rejected, in a word, or cannot be read, in a sentence.
+    reason: Mapped[str | None]
+    #: Where it came from, as the web process saw it; empty for one that was backfilled.
+    address: Mapped[str | None]
+    #: Which of the source's secrets it was signed with when it came; 0 is the newest.
+    secret: Mapped[int | None]
     #: Deliveries after the first.
     duplicates: Mapped[int] = mapped_column(server_default="0")
-    #: The run it caused; empty for an ignored event.
+    #: The newest run it caused, or joined; empty for one that no job answers.
     run_id: Mapped[int | None] = mapped_column(BigInteger)
+    #: That run, if it was waiting already for another event of the same entity when this one came.
+    joined_run: Mapped[int | None] = mapped_column(BigInteger)

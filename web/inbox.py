@@ -31,8 +31,9 @@ CONNECT_TIMEOUT = 3
 
 # `duplicates` of a row given is how often the batch repeats it; a row that is there already was delivered once more.
 EVENTS = """
-    INSERT INTO events (source, external_id, type, verdict, headers, body, duplicates)
-    SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::jsonb[], %b::bytea[], %s::bigint[])
+    INSERT INTO events (source, external_id, type, verdict, headers, body, reason, address, secret, duplicates)
+    SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::jsonb[], %b::bytea[], %s::text[],
+                         %s::text[], %s::bigint[], %s::bigint[])
     ON CONFLICT (source, external_id) DO UPDATE SET duplicates = events.duplicates + 1 + excluded.duplicates
     RETURNING id, source, external_id, xmax = 0 AS fresh
 """
@@ -55,7 +56,7 @@ class InboxUnavailable(Exception):  # noqa: N818 - named for what the caller doe
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One delivery whose signature was right."""
+    """One delivery as it is kept."""
 
     source: str
     external_id: str
@@ -66,6 +67,12 @@ class Arrival:
     body: bytes
     #: The job that answers it; None when nobody does.
     handler: Job[Any] | None
+    #: Why it was refused, or could not be read.
+    reason: str | None = None
+    #: Where it came from.
+    address: str | None = None
+    #: Which of our secrets it was signed with; 0 is the newest.
+    secret: int | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -84,7 +91,8 @@ class Kept:
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     arrival: Arrival
-    answer: asyncio.Future[Kept]
+    #: None when nobody waits for it.
+    answer: asyncio.Future[Kept] | None
 
 
 class Inbox:
@@ -116,11 +124,19 @@ class Inbox:
         """
         if len(self._waiting) >= self._capacity or self._bytes + len(arrival.body) > CAPACITY_BYTES:
             raise InboxUnavailable("too many deliveries wait for Postgres")
-        waiting = _Waiting(arrival, asyncio.get_running_loop().create_future())
+        answer: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
+        self._enter(_Waiting(arrival, answer))
+        return await answer
+
+    def remember(self, arrival: Arrival) -> None:
+        """Store an arrival behind the answer to it, unless much else waits: nobody is promised anything."""
+        if len(self._waiting) < self._capacity // 2 and self._bytes + len(arrival.body) < CAPACITY_BYTES // 2:
+            self._enter(_Waiting(arrival, None))
+
+    def _enter(self, waiting: _Waiting) -> None:
         self._waiting.append(waiting)
-        self._bytes += len(arrival.body)
+        self._bytes += len(waiting.arrival.body)
         self._arrived.set()
-        return await waiting.answer
 
     async def run(self) -> None:
         """Commit batch after batch until cancelled."""
@@ -150,7 +166,7 @@ class Inbox:
             _refuse(batch, "Postgres cannot commit now")
         else:
             for waiting, answer in zip(batch, kept, strict=True):
-                if not waiting.answer.done():
+                if waiting.answer is not None and not waiting.answer.done():
                     waiting.answer.set_result(answer)
 
     async def _settle_one_by_one(self, batch: Sequence[_Waiting], error: psycopg.Error) -> None:
@@ -246,6 +262,9 @@ def _columns(rows: Sequence[tuple[Arrival, int]]) -> list[list[Any]]:
         [str(row.verdict) for row, _ in rows],
         [row.headers for row, _ in rows],
         [row.body for row, _ in rows],
+        [row.reason for row, _ in rows],
+        [row.address for row, _ in rows],
+        [row.secret for row, _ in rows],
         [repeated for _, repeated in rows],
     ]
 
@@ -266,7 +285,7 @@ def _runs(caused: Sequence[tuple[Arrival, int]]) -> list[list[Any]]:
 
 def _refuse(batch: Iterable[_Waiting], reason: str) -> None:
     for waiting in batch:
-        if not waiting.answer.done():
+        if waiting.answer is not None and not waiting.answer.done():
             waiting.answer.set_exception(InboxUnavailable(reason))
 
 

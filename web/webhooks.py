@@ -1,31 +1,48 @@
 """The receiver: `POST /webhooks/{source}` proves who sent it, keeps it, answers, and stops.
 
-The body is read whole, under a cap and a deadline, and judged byte for byte by the integration of that name. What is
-genuine becomes an event, and a run of the job that answers its type, in one transaction; work happens later. The
-answer 200 means kept. A delivery that comes again is recognised by the sender's id of it. Whatever a stranger sends is
-answered with a 4xx and leaves no trace; only trouble of our own is a 503, which asks the sender to come back.
+The body is read whole, under the source's cap and a deadline, and judged byte for byte by the integration of that name.
+What is genuine becomes an event, and a run of the job that answers its type, in one transaction; work happens later.
+The answer 200 means kept. A delivery that comes again is recognised by the sender's id of it.
+
+What proves nothing is kept too, as far as the allowance goes and behind the answer, so that somebody can see what a
+sender does wrong. Whatever a stranger sends is answered with a 4xx; only trouble of our own is a 503, which asks the
+sender to come back. A source that is not there reads and digests like one that is, and then says no.
 """
 
-import asyncio
 import hashlib
+import os
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import orjson
 from prometheus_client import CollectorRegistry, Counter
+from pydantic import SecretStr
 from starlette.responses import JSONResponse, Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 import jobs
-from integrations import BadDelivery, BadSignature, Delivery, Integration
+from integrations import (
+    GITHUB,
+    LARGEST_BODY,
+    BadDelivery,
+    BadSignature,
+    Delivery,
+    Integration,
+    Source,
+    Verifier,
+    WebhookSecret,
+)
 from models import Verdict
+from web import reading
+from web.allowance import KEPT_BYTES, Allowance
 from web.inbox import Arrival, Inbox, InboxUnavailable, Kept
 from web.problems import Problem
+from web.reading import Headers
 from workers.logs import SECRET_NAMES, redact_text
 
-#: Bytes of a body, and seconds in which it must have arrived.
-LARGEST_BODY = 512 * 1024
+#: Seconds in which a body must have arrived.
 BODY_DEADLINE = 10.0
 #: Seconds after which a sender may try again when we could not keep its event.
 RETRY_AFTER = "5"
@@ -34,8 +51,9 @@ _HEADERS = 64
 _HEADER_LENGTH = 1_000
 #: Characters of an external id that go into the table as they are.
 _ID_LENGTH = 255
-
-Headers = list[tuple[str, str]]
+_CLOSE = {"Connection": "close"}
+#: Judges what is sent to a source that is not there, with a secret that nobody knows.
+_NOBODY = Verifier("nobody", GITHUB, [WebhookSecret(SecretStr(os.urandom(16).hex()))])
 
 
 class _Refused(Exception):  # noqa: N818 - control flow inside this module
@@ -45,10 +63,6 @@ class _Refused(Exception):  # noqa: N818 - control flow inside this module
         super().__init__(reason)
         self.problem = problem
         self.reason = reason
-
-
-class _Gone(Exception):  # noqa: N818 - control flow inside this module
-    """The sender hung up before its body was complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +89,9 @@ class Receiver:
         *,
         body_deadline: float = BODY_DEADLINE,
     ) -> None:
-        self._sources = sources
+        self._sources = {name: (found, found.source) for name, found in sources.items() if found.source}
         self._inbox = inbox
+        self._allowance = Allowance()
         self._body_deadline = body_deadline
         self._counter = Counter(
             "headrace_webhooks",
@@ -92,21 +107,21 @@ class Receiver:
             answer = await self._answer(name, scope, receive)
         except _Refused as refused:
             answer = _Answer(refused.problem, refused.reason)
-        except _Gone:
+        except reading.Gone:
             return
         label = name if name in self._sources else "unknown"
         self._counter.labels(label, str(answer.response.status_code), answer.reason).inc()
         await answer.response(scope, receive, send)
 
     async def _answer(self, name: str, scope: Scope, receive: Receive) -> _Answer:
-        source = self._sources.get(name)
-        if source is None:
-            raise _Refused(Problem(404), "unknown_source")
-        if scope["method"] != "POST":
-            raise _Refused(Problem(405, headers={"Allow": "POST"}), "method")
         headers = [(key.decode("latin-1"), value.decode("latin-1")) for key, value in scope["headers"]]
-        body = await self._body(headers, receive)
-        arrival = self._judge(source, headers, body)
+        if name not in self._sources:
+            await self._pretend(scope, headers, receive)
+            raise _Refused(Problem(404), "unknown_source")
+        integration, source = self._sources[name]
+        _admit(source, scope, headers)
+        body = await self._body(source.cap, headers, receive)
+        arrival = self._judge(integration, headers, body, _address(scope))
         try:
             kept = await self._inbox.keep(arrival)
         except InboxUnavailable as error:
@@ -114,42 +129,78 @@ class Receiver:
             raise _Refused(Problem(503, detail, headers={"Retry-After": RETRY_AFTER}), "unavailable") from None
         return _told(arrival, kept)
 
-    async def _body(self, headers: Headers, receive: Receive) -> bytes:
-        announced = next((value for key, value in headers if key.lower() == "content-length"), "0")
-        if announced.isascii() and announced.isdigit() and int(announced[:20]) > LARGEST_BODY:
-            raise _too_large()
+    async def _pretend(self, scope: Scope, headers: Headers, receive: Receive) -> None:
+        """Take as long for a source that is not there as for a delivery that proves nothing."""
+        if scope["method"] == "POST":
+            body = await self._body(LARGEST_BODY, headers, receive)
+            with suppress(BadSignature):
+                _NOBODY.verify(headers, body, time.time())
+
+    async def _body(self, cap: int, headers: Headers, receive: Receive) -> bytes:
         try:
-            async with asyncio.timeout(self._body_deadline):
-                return await _read(receive)
-        except TimeoutError:
+            return await reading.read(headers, receive, cap=cap, seconds=self._body_deadline)
+        except reading.Ambiguous:
+            detail = "The request states its length in two ways: send Content-Length alone."
+            raise _Refused(Problem(400, detail, headers=_CLOSE), "ambiguous") from None
+        except reading.TooLarge:
+            detail = f"A delivery may have {cap} bytes at most."
+            raise _Refused(Problem(413, detail, headers=_CLOSE), "too_large") from None
+        except reading.TooSlow:
             detail = f"The body took longer than {self._body_deadline:g} s: send it faster."
-            raise _Refused(Problem(408, detail, headers={"Connection": "close"}), "slow") from None
+            raise _Refused(Problem(408, detail, headers=_CLOSE), "slow") from None
 
-    def _judge(self, source: Integration, headers: Headers, body: bytes) -> Arrival:
+    def _judge(self, integration: Integration, headers: Headers, body: bytes, address: str) -> Arrival:
+        name = integration.name
         try:
-            delivery = source.verify(headers, body, time.time())
+            delivery = integration.verify(headers, body, time.time())
         except BadSignature as error:
-            status = 404 if error.reason == "unconfigured" else 401
-            raise _Refused(Problem(status), error.reason) from None
-        except BadDelivery:
-            digest = hashlib.sha256(body).hexdigest()
-            return Arrival(
-                source.name, f"malformed:{digest}", "", Verdict.MALFORMED, _kept_headers(headers), body, None
-            )
-        return _genuine(source.name, delivery, headers, body)
+            if error.reason == "unconfigured":
+                raise _Refused(Problem(404), error.reason) from None
+            if self._allowance.spend(name, address):
+                self._inbox.remember(_rejected(name, error.reason, headers, body, address))
+            raise _Refused(Problem(401), error.reason) from None
+        except BadDelivery as error:
+            key = f"malformed:{hashlib.sha256(body).hexdigest()}"
+            kept = _kept_headers(headers)
+            return Arrival(name, key, "", Verdict.MALFORMED, kept, body, None, reason=str(error), address=address)
+        return _genuine(name, delivery, headers, body, address)
 
 
-def _genuine(source: str, delivery: Delivery, headers: Headers, body: bytes) -> Arrival:
+def _admit(source: Source, scope: Scope, headers: Headers) -> None:
+    """Refuse what need not be read at all."""
+    if source.retired:
+        raise _Refused(Problem(410, "Nobody here wants these events any more: take the endpoint out."), "retired")
+    if scope["method"] != "POST":
+        raise _Refused(Problem(405, headers={"Allow": "POST"}), "method")
+    given = next((value for key, value in headers if key.lower() == "content-type"), "")
+    if source.content_type and given.partition(";")[0].strip().lower() != source.content_type:
+        raise _Refused(Problem(415, f"Send {source.content_type}.", headers=_CLOSE), "content_type")
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _rejected(source: str, reason: str, headers: Headers, body: bytes, address: str) -> Arrival:
+    key = f"rejected:{reason}:{hashlib.sha256(body).hexdigest()}"
+    kept = _kept_headers(headers)
+    body = body[:KEPT_BYTES]
+    return Arrival(source, key, "", Verdict.REJECTED, kept, body, None, reason=reason, address=address)
+
+
+def _genuine(source: str, delivery: Delivery, headers: Headers, body: bytes, address: str) -> Arrival:
     handler = jobs.handler_of(source, delivery.type)
-    verdict = Verdict.ACCEPTED if handler else Verdict.IGNORED
     return Arrival(
         source,
         _key(delivery.external_id),
         _clean(delivery.type)[:_ID_LENGTH],
-        verdict,
+        Verdict.ACCEPTED if handler else Verdict.IGNORED,
         _kept_headers(headers),
         body,
         handler,
+        address=address,
+        secret=delivery.secret_index,
     )
 
 
@@ -159,27 +210,6 @@ def _told(arrival: Arrival, kept: Kept) -> _Answer:
         return _Answer(Problem(400, detail, id=kept.event_id), "malformed")
     status = str(arrival.verdict) if kept.fresh else "duplicate"
     return _Answer(JSONResponse({"status": status, "id": kept.event_id}), status)
-
-
-async def _read(receive: Receive) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message: Message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Gone
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > LARGEST_BODY:
-            raise _too_large()
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return b"".join(chunks)
-
-
-def _too_large() -> _Refused:
-    detail = f"A delivery may have {LARGEST_BODY} bytes at most."
-    return _Refused(Problem(413, detail, headers={"Connection": "close"}), "too_large")
 
 
 def _kept_headers(headers: Iterable[tuple[str, str]]) -> str:

@@ -262,7 +262,7 @@ TOTALS = text("""
         SELECT count(*) FILTER (WHERE verdict = 'accepted') AS accepted,
                count(*) FILTER (WHERE verdict = 'ignored') AS ignored,
                count(*) FILTER (WHERE verdict = 'malformed') AS malformed,
-               coalesce(sum(duplicates), 0)::bigint AS duplicates
+               coalesce(sum(duplicates) FILTER (WHERE verdict <> 'rejected'), 0)::bigint AS duplicates
         FROM (SELECT verdict, duplicates FROM events ORDER BY received_at DESC LIMIT :cap) AS newest
     ) AS webhooks
 """)

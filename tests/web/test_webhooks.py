@@ -1,16 +1,18 @@
 """The receiver, spoken to over HTTP as a sender would, on a real database."""
 
 import asyncio
+import hmac
 import json
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Self
 
 import httpx
+import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,11 +20,14 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import Engine, text
 from starlette.types import Message
 
+from integrations import LARGEST_BODY, Body, Hmac, Integration, Source, WebhookSource
 from integrations.warehouse import Warehouse, WarehouseSettings
+from models import Verdict
 from sandbox.services import Services
 from tests.web.serving import SECRET, Web, environment, serving, signed, until
-from web.inbox import Inbox
-from web.webhooks import LARGEST_BODY, Receiver
+from web import allowance
+from web.inbox import Arrival, Inbox
+from web.webhooks import BODY_DEADLINE, Receiver
 
 BODY = b'{"type":"inventory_level.updated","data":{"id":"il_1"}}'
 UNANSWERED = b'{"type":"location.painted","data":{}}'
@@ -77,21 +82,49 @@ def test_a_signed_body_that_cannot_be_read_is_kept_as_malformed_and_answered_400
     ]
 
 
-@pytest.mark.parametrize("kind", ["missing", "mismatch", "stale", "early"])
-def test_a_delivery_that_proves_nothing_is_refused_without_a_reason_and_leaves_no_trace(
-    client: httpx.Client, engine: Engine, kind: str
-) -> None:
-    headers = {
-        "missing": {},
-        "mismatch": signed(BODY + b" "),
-        "stale": signed(BODY, at=time.time() - 3600),
-        "early": signed(BODY, at=time.time() + 3600),
-    }[kind]
+UNPROVEN: dict[str, Callable[[], dict[str, str]]] = {
+    "missing": dict,
+    "mismatch": lambda: signed(BODY + b" "),
+    "stale": lambda: signed(BODY, at=time.time() - 3600),
+    "early": lambda: signed(BODY, at=time.time() + 3600),
+}
+
+
+@pytest.mark.parametrize("kind", UNPROVEN)
+def test_a_delivery_that_proves_nothing_is_refused_without_a_reason(client: httpx.Client, kind: str) -> None:
     before = refusals(client, kind)
-    answer = client.post("/webhooks/warehouse", content=BODY, headers=headers)
+    answer = client.post("/webhooks/warehouse", content=BODY, headers=UNPROVEN[kind]())
     assert (answer.status_code, answer.json()) == (401, {"title": "Unauthorized", "status": 401})
-    assert rows(engine, "SELECT count(*) FROM events") == [(0,)]
     assert refusals(client, kind) == before + 1
+
+
+def test_a_delivery_that_proves_nothing_is_kept_with_the_reason_for_people(database_url: str, engine: Engine) -> None:
+    sent = [("warehouse", headers(), BODY) for headers in UNPROVEN.values() for _ in range(2)]
+    assert {answer["status"] for answer in deliver(database_url, warehouse(), sent)} == {401}
+    assert rows(engine, "SELECT verdict, reason, type, body, address, duplicates, run_id FROM events ORDER BY 2") == [
+        ("rejected", kind, "", BODY, "192.0.2.1", 1, None) for kind in sorted(UNPROVEN)
+    ]
+    assert rows(engine, "SELECT count(*) FROM runs") == [(0,)]
+
+
+def test_what_is_kept_of_refusals_is_limited_by_address_and_by_source_and_grows_again() -> None:
+    now = 0.0
+    allowed = allowance.Allowance(lambda: now)
+    (most, _), (altogether, _) = allowance.OF_ADDRESS, allowance.OF_SOURCE
+    assert [allowed.spend("warehouse", "here") for _ in range(most + 1)] == [True] * most + [False]
+    others = [allowed.spend("warehouse", f"there {n}") for n in range(altogether)]
+    assert sum(others) == altogether - most
+    assert allowed.spend("stripe", "here")
+    now = 61.0
+    assert [allowed.spend("warehouse", "here") for _ in range(2)] == [True, False]
+
+
+def test_a_thousand_forged_deliveries_leave_a_handful_of_short_rows(database_url: str, engine: Engine) -> None:
+    bodies = [b"%d" % number + b" " * (2 * allowance.KEPT_BYTES) for number in range(200)]
+    answers = deliver(database_url, warehouse(), [("warehouse", {}, body) for body in bodies])
+    assert {answer["status"] for answer in answers} == {401}
+    kept = rows(engine, "SELECT count(*), max(length(body)) FROM events WHERE verdict = 'rejected'")
+    assert kept == [(allowance.OF_ADDRESS[0], allowance.KEPT_BYTES)]
 
 
 @pytest.mark.parametrize("name", ["nobody", "stripe", "elasticsearch", "", "warehouse/x", "%00", "..%2f"])
@@ -223,25 +256,93 @@ def test_while_postgres_hangs_senders_are_not_kept_waiting_for_long(
 
 def test_a_body_that_drips_in_too_slowly_is_cut_off_and_leaves_nothing(database_url: str) -> None:
     # Given a sender that begins a body and never ends it
-    begun: Iterator[Message] = iter([{"type": "http.request", "body": b"{", "more_body": True}])
-    answers: list[Message] = []
+    receiver = Receiver({"warehouse": warehouse()}, Inbox(database_url), CollectorRegistry(), body_deadline=0.05)
+    # When its time is over, then it is told so; and so is one who speaks to nobody
+    for name in ("warehouse", "nobody"):
+        assert asyncio.run(call(receiver, name, {}, b"{", ends=False))["status"] == 408
 
-    async def receive() -> Message:
-        for message in begun:
-            return message
-        await asyncio.Event().wait()
-        raise AssertionError
 
-    async def send(message: Message) -> None:
-        answers.append(message)
+class Harbour(WebhookSource):
+    name = "harbour"
+    source = Source(scheme=Hmac("X-Sign"), id=Body("id"), type=Body("kind"), cap=100, content_type="application/json")
 
-    warehouse = Warehouse(WarehouseSettings(url="http://127.0.0.1:9", token="x", webhook_secrets=SECRET))
-    receiver = Receiver({"warehouse": warehouse}, Inbox(database_url), CollectorRegistry(), body_deadline=0.05)
-    scope = {"type": "http", "method": "POST", "path": "/warehouse", "headers": []}
-    # When its time is over
-    asyncio.run(receiver(scope, receive, send))
-    # Then it is told so
-    assert answers[0]["status"] == 408
+
+class Closed(WebhookSource):
+    name = "closed"
+    source = Source(scheme=Hmac("X-Sign"), retired=True)
+
+
+HARBOUR = Harbour(Harbour.Settings.model_validate({"webhook_secrets": "s3cret"}))
+
+
+@pytest.mark.parametrize(
+    ("source", "method", "changed", "body", "status", "header"),
+    [
+        ("harbour", "POST", {}, b'{"id":1,"kind":"ship.lost"}', 200, None),
+        ("harbour", "POST", {"content-type": "Application/JSON; charset=utf-8"}, b'{"id":1,"kind":"a"}', 200, None),
+        ("harbour", "POST", {"content-type": "text/plain"}, b'{"id":1,"kind":"a"}', 415, ("connection", "close")),
+        ("harbour", "POST", {"content-type": ""}, b'{"id":1,"kind":"a"}', 415, ("connection", "close")),
+        ("harbour", "POST", {}, b'{"id":1,"kind":"' + b"a" * 100 + b'"}', 413, ("connection", "close")),
+        ("harbour", "POST", {"content-length": "101"}, b"", 413, ("connection", "close")),
+        ("harbour", "POST", {"content-length": "19", "transfer-encoding": "chunked"}, b"", 400, None),
+        ("harbour", "POST", {"x-sign": "00"}, b'{"id":1,"kind":"a"}', 401, None),
+        ("harbour", "POST", {}, b'{"id":1}', 400, None),
+        ("harbour", "POST", {}, b"[]", 400, None),
+        ("harbour", "PUT", {}, b"", 405, ("allow", "POST")),
+        ("closed", "POST", {}, b"", 410, None),
+        ("nobody", "POST", {}, b"", 404, None),
+        ("nobody", "GET", {}, b"", 404, None),
+        ("nobody", "POST", {"content-length": str(LARGEST_BODY + 1)}, b"", 413, None),
+    ],
+)
+def test_a_source_of_a_few_options_is_answered_as_they_say(
+    database_url: str, engine: Engine, *, source: str, method: str, changed: dict[str, str], body: bytes, status: int,
+    header: tuple[str, str] | None,
+) -> None:  # fmt: skip
+    sign = hmac.digest(b"s3cret", body, "sha256").hex()
+    headers = {"content-type": "application/json", "x-sign": sign, **changed}
+    (answer,) = deliver(database_url, HARBOUR, [(source, headers, body)], method=method)
+    assert answer["status"] == status
+    assert header is None or (header[0].encode(), header[1].encode()) in answer["headers"]
+    verdicts = {200: ["ignored"], 401: ["rejected"]}.get(status, ["malformed"] * (status == 400 and body != b""))
+    assert rows(engine, "SELECT verdict FROM events") == [(verdict,) for verdict in verdicts]
+
+
+def test_a_source_that_is_not_there_answers_like_one_without_a_secret(database_url: str) -> None:
+    without = Warehouse(WarehouseSettings(url="http://127.0.0.1:9", token="x"))
+    answers = deliver(database_url, without, [(name, signed(BODY), BODY) for name in ("warehouse", "nobody")])
+    assert answers[0] == answers[1]
+    assert answers[0]["status"] == 404
+
+
+def test_a_hundred_slow_connections_do_not_keep_others_waiting(web: Web, client: httpx.Client, engine: Engine) -> None:
+    # Given a hundred senders in the middle of a body, and a hundred in the middle of their headers
+    head = b"POST /webhooks/warehouse HTTP/1.1\r\nHost: x\r\n"
+    with ExitStack() as stack:
+        for number in range(200):
+            raw = stack.enter_context(connected(web))
+            raw.sendall(head if number % 2 else head + b"Content-Length: 100\r\n\r\n{")
+        # When another one comes, then it is served at once, long before their deadline
+        began = time.monotonic()
+        assert {post(client, BODY, f"msg_{number}").status_code for number in range(20)} == {200}
+        assert time.monotonic() - began < BODY_DEADLINE / 2
+    assert rows(engine, "SELECT count(*) FROM events") == [(20,)]
+
+
+def test_fifty_duplicates_at_once_over_two_processes_leave_one_row_and_one_run(
+    services: Services, database_url: str, web: Web, engine: Engine
+) -> None:
+    with serving(environment(services, database_url)) as second:
+
+        async def send() -> list[str]:
+            async with httpx.AsyncClient(timeout=30) as client:
+                urls = [f"{one.url}/webhooks/warehouse" for one in (web, second)] * 25
+                calls = (client.post(url, content=BODY, headers=signed(BODY)) for url in urls)
+                return [answer.json()["status"] for answer in await asyncio.gather(*calls)]
+
+        assert sorted(asyncio.run(send())) == ["accepted"] + ["duplicate"] * 49
+    assert rows(engine, "SELECT duplicates FROM events") == [(49,)]
+    assert rows(engine, "SELECT count(*) FROM runs") == [(1,)]
 
 
 def test_a_process_that_is_asked_to_stop_says_goodbye(services: Services, database_url: str, engine: Engine) -> None:
@@ -293,6 +394,60 @@ def test_odd_bytes_in_a_header_of_a_genuine_event_do_not_matter(web: Web, engine
         status = int(raw.recv(4096).split()[1])
     assert status in {200, 400}
     assert rows(engine, "SELECT count(*) FROM events") == [(int(status == 200),)]
+
+
+def warehouse() -> Warehouse:
+    return Warehouse(WarehouseSettings(url="http://127.0.0.1:9", token="x", webhook_secrets=SECRET))
+
+
+Sent = tuple[str, dict[str, str], bytes]
+
+
+def deliver(database_url: str, source: Integration, sent: Iterable[Sent], *, method: str = "POST") -> list[Message]:
+    """Let a receiver of this source answer deliveries at once, and store all that it keeps."""
+
+    async def answering() -> list[Message]:
+        inbox = Inbox(database_url)
+        receiver = Receiver({source.name: source, "closed": CLOSED}, inbox, CollectorRegistry())
+        task = asyncio.create_task(inbox.run())
+        answers = await asyncio.gather(*(call(receiver, *one, method=method) for one in sent))
+        await inbox.keep(LAST)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        return answers
+
+    answers = asyncio.run(answering())
+    with psycopg.connect(database_url) as connection:
+        connection.execute("DELETE FROM events WHERE source = 'last'")
+    return answers
+
+
+CLOSED = Closed(Closed.Settings.model_validate({"webhook_secrets": "s3cret"}))
+#: What is kept last is kept after everything before it.
+LAST = Arrival("last", "1", "", Verdict.IGNORED, "{}", b"", None)
+
+
+async def call(
+    receiver: Receiver, name: str, headers: Mapping[str, str], body: bytes, *, method: str = "POST", ends: bool = True
+) -> Message:
+    """Send one request to the application itself; return the beginning of its answer."""
+    begun: Iterator[Message] = iter([{"type": "http.request", "body": body, "more_body": not ends}])
+    answers: list[Message] = []
+
+    async def receive() -> Message:
+        for message in begun:
+            return message
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        answers.append(message)
+
+    lines = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": method, "path": f"/{name}", "headers": lines, "client": ("192.0.2.1", 4000)}
+    await receiver(scope, receive, send)
+    return answers[0]
 
 
 def refusals(client: httpx.Client, reason: str) -> float:
