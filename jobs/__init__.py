@@ -13,6 +13,7 @@ A job is a function with a queue, limits, perhaps a schedule and the events it a
 Files with a leading underscore are machinery; every other file of this folder is a topic of work.
 """
 
+from jobs._answer import answer, answered, entity_of
 from jobs._arguments import BadArguments, RowId
 from jobs._batch import Batch, batch
 from jobs._canary import canaries
@@ -55,12 +56,15 @@ __all__ = [
     "UnknownJob",
     "Written",
     "all_jobs",
+    "answer",
+    "answered",
     "at",
     "batch",
     "canaries",
     "chunk_job",
     "cron",
     "each",
+    "entity_of",
     "every",
     "find",
     "handler_of",

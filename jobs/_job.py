@@ -16,13 +16,13 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from integrations import EventKey, Integration
-from jobs._arguments import BadArguments, accept, defaults, parameters, required, restore
+from jobs._arguments import BadArguments, accept, defaults, restore
 from jobs._context import Context
 from jobs._enqueue import Item, Order, write, write_many
-from jobs._fire_policy import Overlap
 from jobs._lifetime import FOR_EVER, Lifetime
-from jobs._policy import NO_BACKOFFS, Backoff, Backoffs, is_retried
+from jobs._policy import NO_BACKOFFS, Backoff, Backoffs
 from jobs._schedule import Rule
+from jobs._sense import CHECKS
 from jobs._unique import Unique
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class Job(Generic[P]):
     lifetime: Lifetime = FOR_EVER
     #: Names it had before: runs, schedules and lookups under them are its own.
     formerly: tuple[str, ...] = ()
+    #: Places in an event's body that say what it is about; see `jobs/_answer.py`.
+    entity: tuple[str, ...] = ()
     #: How it takes many runs at once; `function` takes one.
     chunk: "Chunk[Any] | None" = None
     #: Options of one enqueue, set by `options`.
@@ -87,6 +89,7 @@ class Job(Generic[P]):
     unique_key: str | None = None
     slot: tuple[str, datetime] | None = field(default=None)
     event_id: int | None = None
+    about: str | None = None
     batch_id: int | None = None
     after_id: int | None = None
 
@@ -131,6 +134,10 @@ class Job(Generic[P]):
             event_id=event_id,
             lifetime=lifetime,
         )
+
+    def answering(self, event_id: int, about: str | None) -> "Job[P]":
+        """Return the job for the event that its next run answers, and the entity that this event is about."""
+        return replace(self, event_id=event_id, about=about)
 
     def after(self, run_id: int) -> "Job[P]":
         """Return the job so that its next run waits until that run has succeeded; see `docs/state_machine.md`."""
@@ -206,12 +213,21 @@ class Job(Generic[P]):
 
     def _item(self, arguments: dict[str, Any]) -> Item:
         unique_key = self.unique_key
-        if unique_key is None and self.unique is not None:
-            unique_key = self.unique.key(self.name, defaults(self.function) | arguments)
+        if unique_key is None:
+            unique_key = self.unique_key_of(arguments)
         return Item(arguments, self.key_of(arguments), unique_key)
+
+    def unique_key_of(self, arguments: Mapping[str, Any]) -> str | None:
+        """Return what a run shares with those that count as the same; None where there are none."""
+        if self.unique is None or (self.entity and self.about is None):
+            return None
+        chosen = {"entity": self.about} if self.entity else defaults(self.function) | dict(arguments)
+        return self.unique.key(self.name, chosen)
 
     def key_of(self, arguments: Mapping[str, Any]) -> str | None:
         """Return the key of a run; the empty one is shared by all runs of a job that has limits and no key."""
+        if self.entity and (self.ordered or self.per_key is not None):
+            return self.about or f"event {arguments['event_id']}"
         if self.key is not None:
             return str((defaults(self.function) | dict(arguments))[self.key])
         return "" if self.limit is not None or self.ordered else None
@@ -239,6 +255,7 @@ def job(
     retry_for: float | None = None,
     expires: float | None = None,
     formerly: Iterable[str] = (),
+    entity: str | Iterable[str] = (),
 ) -> Callable[[Callable[Concatenate[Context, P], Result]], Job[P]]:
     """Record a function as a job.
 
@@ -260,6 +277,7 @@ def job(
         retry_for: Seconds after a run is first due in which its attempts may begin.
         expires: Seconds after which nobody wants a run any more, unless an attempt has begun.
         formerly: Names it had before; what is kept under them is its own.
+        entity: Where the body of an event says what it is about, such as "data.sku"; the first place that does counts.
     """
 
     def record(function: Callable[Concatenate[Context, P], Result]) -> Job[P]:
@@ -282,8 +300,9 @@ def job(
             backoffs=backoffs,
             lifetime=Lifetime(expires, retry_for),
             formerly=tuple(formerly),
+            entity=(entity,) if isinstance(entity, str) else tuple(entity),
         )
-        for check in (_check_names, _check_sharing, _check_timing):
+        for check in (_check_names, *CHECKS):
             check(recorded)
         return enroll(recorded)
 
@@ -294,23 +313,6 @@ def enroll(job: Job[P]) -> Job[P]:
     """Keep a job under its name."""
     _registry[job.name] = job
     return job
-
-
-def _check_sharing(job: Job[Any]) -> None:
-    """Refuse what makes no sense together, where it is declared.
-
-    Raises:
-        ValueError: The message says what and why.
-    """
-    named = {*([job.key] if job.key else []), *((job.unique.by or ()) if job.unique else ())}
-    if unknown := sorted(named - set(parameters(job.function))):
-        raise ValueError(f"job {job.name} has no argument {unknown[0]!r} that a key could be taken from")
-    if job.per_key is not None and job.key is None:
-        raise ValueError(f"job {job.name} limits each key and has none: say key='...', or use limit=")
-    if job.on and job.key not in {None, "event_id"}:
-        raise ValueError(f"job {job.name} answers events, which bring only event_id: it has no other key")
-    if any(most is not None and most < 1 for most in (job.limit, job.per_key)):
-        raise ValueError(f"job {job.name}: a limit below 1 would hold its runs for ever; pause the job instead")
 
 
 def _check_names(job: Job[Any]) -> None:
@@ -324,23 +326,6 @@ def _check_names(job: Job[Any]) -> None:
     for name in (job.name, *job.formerly):
         if (other := names().get(name)) is not None:
             raise ValueError(f"{job.name} and {other.name} both claim the name {name}: let one of them have it")
-
-
-def _check_timing(job: Job[Any]) -> None:
-    """Refuse a schedule for a job that it cannot call, and a backoff after an error that is followed by none.
-
-    Raises:
-        ValueError: The message names the argument or the error.
-    """
-    if job.schedule is not None and (needed := required(job.function)):
-        raise ValueError(f"job {job.name} has a schedule, which gives no arguments: give {needed[0]!r} a default")
-    if job.schedule is not None and job.schedule.policy.overlap is Overlap.QUEUE and job.limit != 1:
-        raise ValueError(f"job {job.name}: its fires queue behind each other, so it runs once at a time: give limit=1")
-    for kind in job.backoffs:
-        if not is_retried(kind):
-            raise ValueError(
-                f"job {job.name} has a backoff for {kind.__name__}, which is followed by no pause: leave it out"
-            )
 
 
 def all_jobs() -> dict[str, Job[Any]]:

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from jobs._answer import answer
 from jobs._job import handler_of
 from models import Event, Verdict
 
@@ -43,6 +44,5 @@ def _keep(session: Session | Connection, source: str, event: Mapping[str, Any], 
     }
     kept = session.execute(insert(Event).values(**values).on_conflict_do_nothing().returning(Event.id)).scalar()
     if kept is not None and handler is not None:
-        run_id = handler.options(event_id=kept).enqueue(session, event_id=kept)
-        session.execute(update(Event).where(Event.id == kept).values(run_id=run_id))
+        answer(session, handler, kept, values["body"])
     return kept is not None

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from integrations import BadDelivery, NotFound, Rejected, Unavailable
 from integrations.warehouse import LevelItem, ProductItem, Warehouse
-from jobs import Cancel, Context, RowId, _quarantine, _stock, _walk, cron, every, job
+from jobs import Cancel, Context, RowId, Unique, _quarantine, _stock, _walk, answered, cron, every, job
 from jobs._policy import Backoff
 from jobs._stock import Applied, News
 from jobs._walk import Flow
@@ -69,23 +69,44 @@ def refetch_quarantined(context: Context) -> dict[str, Any]:
     return {PRODUCTS.name: _refetch(context, PRODUCTS), LEVELS.name: _refetch(context, LEVELS)}
 
 
-@job(queue="warehouse", backoff=SOON, on=[Warehouse.event(name) for name in EVENTS], needs=[Warehouse])
+@job(
+    queue="warehouse",
+    backoff=SOON,
+    on=[Warehouse.event(name) for name in EVENTS],
+    needs=[Warehouse],
+    entity="data.sku",
+    unique=Unique(),
+)
 def apply_event(context: Context, *, event_id: RowId) -> dict[str, Any]:
-    """Write the item that a webhook carries, unless we know a later state of it."""
+    """Write the items that webhooks of one SKU carry, unless we know later states of them."""
     with context.transaction() as session:
-        event = session.get(Event, event_id)
-    if event is None:
+        events = answered(session, context.run_id, event_id)
+    if not events:
         raise Cancel(f"event {event_id} is no longer kept: the next walk reads what it was about")
     warehouse = context.use(Warehouse)
+    read = [(event, _read_event(warehouse, event)) for event in events]
+    items = [found for _, found in read if not isinstance(found, BadDelivery)]
+    counts = [
+        *(_keep_unreadable(context, event, str(found)) for event, found in read if isinstance(found, BadDelivery)),
+        # A level hangs on its product, which may be new.
+        _apply(context, PRODUCTS, [item for item in items if isinstance(item, ProductItem)]),
+        _apply_levels(context, warehouse, [item for item in items if isinstance(item, LevelItem)]),
+    ]
+    return _summed(counts) | ({"events": len(events)} if len(events) > 1 else {})
+
+
+def _read_event(warehouse: Warehouse, event: Event) -> ProductItem | LevelItem | BadDelivery:
     try:
         _, item = warehouse.parse_event(event.body)
     except BadDelivery as error:
-        return _keep_unreadable(context, event, str(error))
-    if event.type.endswith(".deleted"):
-        item = item.model_copy(update={"deleted": True})
-    if isinstance(item, ProductItem):
-        return _apply_one(context, PRODUCTS, item)
-    return _apply_level(context, warehouse, item)
+        return error
+    return item.model_copy(update={"deleted": True}) if event.type.endswith(".deleted") else item
+
+
+def _summed(counts: list[dict[str, Any]]) -> dict[str, Any]:
+    notes = [count["note"] for count in counts if "note" in count]
+    summed = {name: sum(count.get(name, 0) for count in counts) for name in ("changed", "quarantined")}
+    return summed | ({"note": notes[0]} if notes else {})
 
 
 def _read(context: Context, *, full: bool) -> dict[str, Any]:
@@ -105,27 +126,30 @@ def _read_locations(context: Context, warehouse: Warehouse) -> int:
     return len(locations)
 
 
-def _apply_level(context: Context, warehouse: Warehouse, item: LevelItem) -> dict[str, Any]:
-    """Write a level; when its location is new to us, the locations are read again first.
+def _apply_levels(context: Context, warehouse: Warehouse, items: list[LevelItem]) -> dict[str, Any]:
+    """Write levels; when a location is new to us, the locations are read again first.
 
     A new product cannot be fetched, as the warehouse knows products by id and a level names only a sku. The level
     waits in quarantine for the product's own webhook or the next walk.
     """
+    places = {item.location_id for item in items}
     with context.transaction() as session:
-        known = session.scalar(select(Location.id).where(Location.source_id == item.location_id))
-    if known is None:
+        known = set(session.scalars(select(Location.source_id).where(Location.source_id.in_(places))))
+    if places - known:
         _read_locations(context, warehouse)
-    return _apply_one(context, LEVELS, item)
+    return _apply(context, LEVELS, items)
 
 
-def _apply_one(context: Context, flow: Flow[T], item: T) -> dict[str, Any]:
+def _apply(context: Context, flow: Flow[T], items: list[T]) -> dict[str, Any]:
     def attempt(session: Session) -> Applied:
-        applied = flow.apply(session, [item], News("event", context.run_id))
+        applied = flow.apply(session, items, News("event", context.run_id))
         if applied.misfits:
             stream_id = _walk.ensure(session, flow.name)
             _quarantine.keep(session, stream_id, [_quarantine.from_misfit(one) for one in applied.misfits])
         return applied
 
+    if not items:
+        return {}
     applied = _stock.twice(context, attempt)
     for one in applied.misfits:
         context.log(f"{flow.name}: {one.external_id} is quarantined: {one.reason}")

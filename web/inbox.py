@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -49,6 +49,27 @@ RUNS = """
     UPDATE events SET run_id = made.id FROM made WHERE events.id = made.event_id
 """
 
+# Runs that wait are locked in the order in which workers claim them.
+FOUND = "SELECT FROM runs WHERE unique_key = ANY(%s::text[]) ORDER BY id FOR UPDATE"
+SHARED = """
+    WITH given AS (
+        SELECT * FROM unnest(%s::text[], %s::text[], %s::smallint[], %s::text[], %s::smallint[], %s::bigint[],
+                             %s::float8[], %s::float8[], %s::text[], %s::float8[]) WITH ORDINALITY
+            AS given (job, queue, priority, key, max_attempts, event_id, expires, retry_for, unique_key, wait, place)
+    ), made AS (
+        INSERT INTO runs (job, queue, priority, key, args, max_attempts, event_id, due_at, unique_key, unique_while,
+                          expires_at, deadline_at)
+        SELECT DISTINCT ON (unique_key) job, queue, priority, key, jsonb_build_object('event_id', event_id),
+               max_attempts, event_id, now() + wait * interval '1 second', unique_key, 'waiting',
+               now() + (wait + expires) * interval '1 second', now() + (wait + retry_for) * interval '1 second'
+        FROM given ORDER BY unique_key, place
+        ON CONFLICT (unique_key) WHERE unique_key IS NOT NULL DO UPDATE SET unique_key = excluded.unique_key
+        RETURNING id, event_id, unique_key
+    )
+    UPDATE events SET run_id = made.id, joined_run = CASE WHEN made.event_id <> events.id THEN made.id END
+    FROM given JOIN made USING (unique_key) WHERE events.id = given.event_id
+"""
+
 
 class InboxUnavailable(Exception):  # noqa: N818 - named for what the caller does
     """The event could not be kept now; the sender is asked to come back."""
@@ -69,6 +90,8 @@ class Arrival:
     handler: Job[Any] | None
     #: Why it was refused, or could not be read.
     reason: str | None = None
+    #: What the event is about, for a handler that asks.
+    about: str | None = None
     #: Where it came from.
     address: str | None = None
     #: Which of our secrets it was signed with; 0 is the newest.
@@ -93,6 +116,15 @@ class _Waiting:
     arrival: Arrival
     #: None when nobody waits for it.
     answer: asyncio.Future[Kept] | None
+
+
+class _Caused(NamedTuple):
+    """A run that an event causes, with the keys that follow from the event."""
+
+    job: Job[Any]
+    event_id: int
+    key: str | None
+    unique_key: str | None
 
 
 class Inbox:
@@ -211,9 +243,9 @@ class Inbox:
         async with connection.transaction(), connection.cursor() as cursor:
             await cursor.execute(EVENTS, _columns(rows))
             found = {(source, key): Kept(id_, fresh) for id_, source, key, fresh in await cursor.fetchall()}
-            caused = [(row, found[row.key].event_id) for row, _ in rows if row.handler and found[row.key].fresh]
-            if caused:
-                await cursor.execute(RUNS, _runs(caused))
+            arrived = {row.key: row for row, _ in rows}
+            fresh = [(arrived[key], found[key]) for key, first in order if first and found[key].fresh]
+            await _cause(cursor, [_caused(row.handler, row, kept.event_id) for row, kept in fresh if row.handler])
         return [Kept(found[key].event_id, found[key].fresh and first) for key, first in order]
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
@@ -269,17 +301,39 @@ def _columns(rows: Sequence[tuple[Arrival, int]]) -> list[list[Any]]:
     ]
 
 
-def _runs(caused: Sequence[tuple[Arrival, int]]) -> list[list[Any]]:
-    handlers = [row.handler for row, _ in caused if row.handler is not None]
+def _caused(job: Job[Any], arrival: Arrival, event_id: int) -> _Caused:
+    arguments = {"event_id": event_id}
+    if job.entity:
+        job = job.answering(event_id, arrival.about)
+        return _Caused(job, event_id, job.key_of(arguments), job.unique_key_of(arguments))
+    return _Caused(job, event_id, job.key_of(arguments), None)
+
+
+async def _cause(cursor: psycopg.AsyncCursor[Any], caused: Sequence[_Caused]) -> None:
+    """Write the runs that answer fresh events, in the order in which those arrived.
+
+    Events of one entity share a run that no worker has taken.
+    """
+    shared = [one for one in caused if one.unique_key is not None]
+    if len(shared) < len(caused):
+        await cursor.execute(RUNS, _runs([one for one in caused if one.unique_key is None]))
+    if shared:
+        unique_keys = [one.unique_key for one in shared]
+        waits = [one.job.unique.wait if one.job.unique else 0.0 for one in shared]
+        await cursor.execute(FOUND, [unique_keys])
+        await cursor.execute(SHARED, [*_runs(shared), unique_keys, waits])
+
+
+def _runs(caused: Sequence[_Caused]) -> list[list[Any]]:
     return [
-        [job.name for job in handlers],
-        [job.queue for job in handlers],
-        [job.priority for job in handlers],
-        [job.key_of({"event_id": event_id}) for job, (_, event_id) in zip(handlers, caused, strict=True)],
-        [job.max_attempts for job in handlers],
-        [event_id for _, event_id in caused],
-        [job.lifetime.expires for job in handlers],
-        [job.lifetime.retry_for for job in handlers],
+        [one.job.name for one in caused],
+        [one.job.queue for one in caused],
+        [one.job.priority for one in caused],
+        [one.key for one in caused],
+        [one.job.max_attempts for one in caused],
+        [one.event_id for one in caused],
+        [one.job.lifetime.expires for one in caused],
+        [one.job.lifetime.retry_for for one in caused],
     ]
 
 

@@ -199,6 +199,7 @@ def _genuine(source: str, delivery: Delivery, headers: Headers, body: bytes, add
         _kept_headers(headers),
         body,
         handler,
+        about=jobs.entity_of(handler.entity, delivery.payload) if handler and handler.entity else None,
         address=address,
         secret=delivery.secret_index,
     )

@@ -15,7 +15,7 @@ import jobs
 from integrations import Unavailable
 from integrations.warehouse import Warehouse, WarehouseSettings
 from jobs import Context, _walk, warehouse
-from models import Event, Location, Product, Quarantine, StockLevel, Stream, Verdict
+from models import Event, Location, Product, Quarantine, Run, StockLevel, Stream, Verdict
 from sandbox.upstreams import Upstreams
 
 PRODUCTS, STORES = 300, 4
@@ -242,6 +242,42 @@ def test_a_quarantined_item_that_is_gone_is_closed(
     result = warehouse.refetch_quarantined(context) or {}
     assert result["stock_levels"]["gone"] == 1
     assert open_rows(sessions) == []
+
+
+def test_forty_updates_of_one_sku_that_came_in_any_order_are_one_run_and_one_change(
+    context: Context, upstreams: Upstreams, sessions: sessionmaker[Session]
+) -> None:
+    warehouse.sync(context)
+    level = a_level(upstreams)
+    with sessions.begin() as session:
+        session.execute(text("TRUNCATE search_changes"))
+        session.execute(text("DELETE FROM runs"))
+    versions = [
+        {
+            **level,
+            "on_hand": number,
+            "version": level["version"] + number,
+            "updated_at": f"2031-01-01T00:00:{number:02}Z",
+        }
+        for number in range(1, 41)
+    ]
+    with sessions.begin() as session:
+        for data in sorted(versions, key=lambda item: item["on_hand"] * 7 % 41):
+            event = Event(
+                source="warehouse", external_id=f"msg_{next(_ids)}", type="inventory_level.updated", headers={},
+                verdict=Verdict.ACCEPTED, body=orjson.dumps({"type": "inventory_level.updated", "data": data}),
+            )  # fmt: skip
+            session.add(event)
+            session.flush()
+            jobs.answer(session, jobs.find("warehouse.apply_event"), event.id, event.body)
+    with sessions() as session:
+        ((run_id, event_id),) = session.execute(select(Run.id, Run.event_id)).all()
+    context.run_id = run_id
+    assert warehouse.apply_event(context, event_id=event_id or 0) == {"changed": 1, "quarantined": 0, "events": 40}
+    with sessions() as session:
+        assert session.scalar(select(StockLevel.on_hand).where(StockLevel.source_id == level["id"])) == 40
+        assert session.scalar(text("SELECT count(DISTINCT product_id) FROM search_changes")) == 1
+        assert session.scalar(text("SELECT count(*) FROM stock_movements WHERE kind = 'event'")) == 1
 
 
 def test_a_webhook_and_a_sync_write_one_movement_between_them(

@@ -81,6 +81,74 @@ def test_a_database_that_was_never_there_refuses_and_the_task_lives_on() -> None
     asyncio.run(try_twice())
 
 
+def about(external_id: str, sku: str) -> Arrival:
+    return replace(arrival(external_id), about=sku)
+
+
+def cause(database_url: str, *arrivals: Arrival) -> None:
+    asyncio.run(keep_all(Inbox(database_url), arrivals))
+
+
+ANSWERED = """
+    SELECT r.id, array_agg(e.external_id ORDER BY e.id) FROM runs r JOIN events e ON e.id = r.event_id
+        OR e.joined_run = r.id GROUP BY 1 ORDER BY 1
+"""
+TAKE = "UPDATE runs SET unique_key = NULL WHERE unique_key IS NOT NULL"
+
+
+def test_forty_updates_of_one_sku_cause_one_run_that_answers_all_of_them(database_url: str, engine: Engine) -> None:
+    names = [f"msg_{number}" for number in range(40)]
+    cause(database_url, *(about(name, "sku_1") for name in names[:30]), about("other", "sku_2"))
+    cause(database_url, *(about(name, "sku_1") for name in names[30:]))
+    with engine.connect() as connection:
+        assert sorted(sorted(ids) for _, ids in connection.execute(text(ANSWERED))) == [sorted(names), ["other"]]
+        assert connection.execute(text("SELECT count(*) FROM events WHERE run_id IS NULL")).scalar_one() == 0
+
+
+def test_ordered_runs_are_written_in_the_order_in_which_their_events_arrived(database_url: str, engine: Engine) -> None:
+    ordered = replace(HANDLER, unique=None, ordered=True)
+    names = [f"msg_{number * 7 % 20}" for number in range(20)]
+    cause(database_url, *(replace(about(name, "sku_1"), handler=ordered) for name in names))
+    told = "SELECT external_id, key FROM runs JOIN events ON events.id = event_id ORDER BY runs.id"
+    with engine.connect() as connection:
+        assert connection.execute(text(told)).all() == [(name, "sku_1") for name in names]
+
+
+def test_what_several_processes_keep_at_once_of_one_entity_is_answered_by_one_run(
+    database_url: str, engine: Engine
+) -> None:
+    async def send() -> None:
+        inboxes = [Inbox(database_url) for _ in range(3)]
+        async with running(inboxes[0]), running(inboxes[1]), running(inboxes[2]):
+            for number in range(10):
+                given_ = [about(f"msg_{number}_{sku}_{n}", sku) for n, _ in enumerate(inboxes) for sku in "cab"]
+                await asyncio.gather(*(inboxes[at % 3].keep(one) for at, one in enumerate(given_)))
+
+    asyncio.run(send())
+    with engine.connect() as connection:
+        assert sorted(len(ids) for _, ids in connection.execute(text(ANSWERED))) == [30, 30, 30]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rounds=st.lists(st.lists(st.sampled_from(["a", "b", None]), max_size=6), min_size=1, max_size=4))
+def test_whenever_workers_take_runs_each_event_is_answered_by_one_that_was_taken_after_it_came(
+    database_url: str, engine: Engine, rounds: list[list[str | None]]
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE events, runs CASCADE"))
+    wanted: list[set[str]] = []
+    for number, skus in enumerate(rounds):
+        named = [(f"msg_{number}_{at}", sku) for at, sku in enumerate(skus)]
+        cause(database_url, *(replace(arrival(name), about=sku) for name, sku in named))
+        wanted += [{name for name, of in named if of == sku} for sku in "ab"]
+        wanted += [{name} for name, of in named if of is None]
+        with engine.begin() as connection:
+            connection.execute(text(TAKE))
+    with engine.connect() as connection:
+        found = [set(ids) for _, ids in connection.execute(text(ANSWERED))]
+    assert sorted(map(sorted, found)) == sorted(sorted(names) for names in wanted if names)
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=8), min_size=1, max_size=4))
 def test_however_repeats_are_spread_over_batches_each_event_is_kept_once_and_each_repeat_counted(

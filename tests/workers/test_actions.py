@@ -352,6 +352,37 @@ def test_a_replayed_event_goes_to_its_job_again(engine: Engine) -> None:
     assert kept == (run.id, "accepted")
 
 
+def test_events_are_chosen_by_what_stands_in_their_bodies_whatever_else_is_kept(engine: Engine) -> None:
+    bodies = [
+        (b'{"data": {"object": {"id": "pi_1", "amount": 100}}}', "accepted"),
+        (b'{"data": {"object": {"id": "pi_2", "amount": 100}}}', "ignored"),
+        (b'{"data": "pi_1", "text": "\\u0000"}', "accepted"),
+        (b"[1]", "ignored"),
+        (b"\xff{", "malformed"),
+        (b'{"data": {"object": {"id": "pi_1"}}}', "rejected"),
+    ]
+    with engine.begin() as connection:
+        for number, (body, verdict) in enumerate(bodies):
+            values = {"source": "mill", "external_id": str(number), "type": "t", "verdict": verdict, "headers": {}}
+            connection.execute(Event.__table__.insert().values(**values, body=body))  # type: ignore[attr-defined]
+
+        def found(*fields: tuple[str, str]) -> list[int]:
+            selection = EventSelection(fields=fields)
+            return [one.event_id for one in actions.replayable(connection, selection, limit=10)]
+
+        assert found(("data.object.id", "pi_1")) == [1]
+        assert found(("data.object.amount", "100")) == [1, 2]
+        assert found(("data.object.amount", "100"), ("data.object.id", "pi_2")) == [2]
+        assert found(("0", "1")) == [4]
+        assert found(("data.object.id", "'; DROP TABLE events")) == []
+
+
+def test_the_audit_of_a_replay_says_how_its_events_were_chosen() -> None:
+    chosen = EventSelection(source="warehouse", fields=(("data.sku", "7"),), since=MARK)
+    assert chosen.words() == f"--source warehouse --since {MARK} --field data.sku=7"
+    assert EventSelection(ids=(3, 4)).words() == "3 4"
+
+
 def test_a_backfill_keeps_what_is_missing_and_nothing_twice(engine: Engine) -> None:
     events = [{"id": f"evt_{n}", "type": "payment_intent.succeeded"} for n in range(3)]
     with engine.begin() as connection:

@@ -505,6 +505,10 @@ def test_a_webhook_is_shown_and_handed_to_its_job_again(ask: Cli, engine: Engine
     replayed = parsed(ask("webhooks", "replay", "--source", "warehouse", "--json"))
     listed = parsed(ask("webhooks", "list", "--verdict", "accepted", "--type", "product.updated", "--json"))
     assert listed[0]["run_id"] == replayed[0]["run_id"]
+    assert ask("webhooks", "show", str(event), "--raw").stdout == '{"sku": "7", "api_key": "hush"}'
+    for field, count in (("sku=7", 1), ("sku=8", 0)):
+        assert len(parsed(ask("webhooks", "list", "--field", field, "--json"))) == count
+    assert ask("webhooks", "list", "--field", "sku").returncode == 2
     unknown = ask("webhooks", "replay", "999")
     assert unknown.returncode == 1
     assert "there is no such event" in unknown.stderr

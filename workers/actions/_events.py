@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, select, true, update
+from sqlalchemy import ColumnElement, Connection, and_, case, cast, func, select, true
+from sqlalchemy.dialects.postgresql import JSONB
 
 import jobs
 from jobs import _missed_events as missed_events
@@ -30,6 +31,15 @@ class EventSelection:
     verdict: Verdict | None = None
     #: Received at or after this moment.
     since: datetime | None = None
+    #: Places in the body, such as `data.object.id`, and what stands there.
+    fields: tuple[tuple[str, str], ...] = ()
+
+    def words(self) -> str:
+        """Return the filters as somebody would type them."""
+        named = {"source": self.source, "type": self.type, "verdict": self.verdict, "since": self.since}
+        typed = [f"--{name} {value}" for name, value in named.items() if value is not None]
+        typed += [f"--field {path}={value}" for path, value in self.fields]
+        return " ".join(typed) or " ".join(map(str, self.ids[:20]))
 
     @property
     def empty(self) -> bool:
@@ -45,6 +55,7 @@ class EventSelection:
         tests += [column == value for column, value in named if value is not None]
         if self.since is not None:
             tests.append(Event.received_at >= self.since)
+        tests += [_field(path) == value for path, value in self.fields]
         return and_(true(), *tests)
 
 
@@ -82,11 +93,8 @@ def replay(connection: Connection, selection: EventSelection, *, by: str, limit:
     replayed = [_enqueue(connection, event) for event in replayable(connection, selection, limit=limit)]
     ids = [event.event_id for event in replayed if event.run_id is not None]
     if ids:
-        named = {"source": selection.source, "type": selection.type, "verdict": selection.verdict}
-        filters = {name: value for name, value in named.items() if value is not None}
-        target = " ".join(f"--{name} {value}" for name, value in filters.items()) or " ".join(map(str, ids[:20]))
         details = {"ids": ids[:KEPT_IDS]}
-        record(connection, by=by, action="webhooks replay", target=target, count=len(ids), details=details)
+        record(connection, by=by, action="webhooks replay", target=selection.words(), count=len(ids), details=details)
     return replayed
 
 
@@ -109,11 +117,17 @@ def backfill(connection: Connection, source: str, events: Iterable[Mapping[str, 
 def _enqueue(connection: Connection, event: Replayed) -> Replayed:
     if event.job is None:
         return event
-    job = jobs.find(event.job).options(event_id=event.event_id)
-    run_id = job.enqueue(connection, event_id=event.event_id)
-    answered = {"run_id": run_id, "verdict": Verdict.ACCEPTED}
-    connection.execute(update(Event).where(Event.id == event.event_id).values(**answered))
+    body = connection.execute(select(Event.body).where(Event.id == event.event_id)).scalar_one()
+    run_id = jobs.answer(connection, jobs.find(event.job), event.event_id, body)
     return Replayed(event.event_id, event.source, event.type, event.job, run_id)
+
+
+def _field(path: str) -> ColumnElement[str]:
+    """Return the text at a place of the body; what Postgres cannot read as JSON has none, and none is tried."""
+    body = func.convert_from(Event.body, "UTF8")
+    readable = Event.verdict.in_([Verdict.ACCEPTED, Verdict.IGNORED])
+    parsed = case((readable, case((func.pg_input_is_valid(body, "jsonb"), cast(body, JSONB)))))
+    return func.jsonb_extract_path_text(parsed, *path.split("."))
 
 
 def _handler(source: str, event_type: str) -> str | None:

@@ -20,7 +20,7 @@ def _login() -> str:
         return f"uid {os.getuid()}"
 
 
-def pairs(typed: list[str] | None) -> dict[str, str]:
+def pairs(typed: list[str] | None, option: str = "--arg") -> dict[str, str]:
     """Read `name=value` pairs.
 
     Raises:
@@ -30,9 +30,9 @@ def pairs(typed: list[str] | None) -> dict[str, str]:
     for pair in typed or []:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise typer.BadParameter(f"--arg {pair!r} is no pair: write --arg name=value")
+            raise typer.BadParameter(f"{option} {pair!r} is no pair: write {option} name=value")
         if name in found:
-            raise typer.BadParameter(f"--arg {name}=... was given twice: give it once")
+            raise typer.BadParameter(f"{option} {name}=... was given twice: give it once")
         found[name] = value
     return found
 

@@ -1,7 +1,8 @@
 """Webhooks: what was received, what it caused, handing one to its job again, fetching those that never came."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from models import Event, Run, Verdict
 from workers import actions
 from workers.actions import EventSelection, Refused, Replayed
 from workers.cli.opening import acting, reading, runtime
-from workers.cli.options import LARGEST_ID, AsJson, Before, By, DryRun, Limit, Since
+from workers.cli.options import LARGEST_ID, AsJson, Before, By, DryRun, Limit, Since, pairs
 from workers.cli.tables import console, print_json, printable, show
 from workers.logs import redact, redact_text
 from workers.runtime import Runtime
@@ -24,7 +25,7 @@ app = typer.Typer(name="webhooks", help="List, show, replay and backfill webhook
 
 #: Events that one transaction of a backfill keeps.
 _BATCH = 100
-#: Stripe keeps its events so long.
+#: How far back it is asked; Stripe keeps its events so long.
 _KEPT = timedelta(days=30)
 
 Id = Annotated[int, typer.Argument(min=1, max=LARGEST_ID, metavar="ID", help="The event.", show_default=False)]
@@ -33,6 +34,10 @@ Ids = Annotated[
 ]
 Source = Annotated[str | None, typer.Option("--source", metavar="NAME", help="Only events of this upstream.")]
 Type = Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only events of this type.")]
+Fields = Annotated[
+    list[str] | None,
+    typer.Option("--field", metavar="PATH=VALUE", help="Only events with this in the body: data.object.id=pi_1."),
+]
 OfVerdict = Annotated[Verdict | None, typer.Option("--verdict", help="Only what the receiver judged so.")]
 
 LISTED = (
@@ -44,6 +49,10 @@ LISTED = (
     Event.received_at,
     Event.duplicates,
     Event.run_id,
+    Event.joined_run,
+    Event.reason,
+    Event.address,
+    Event.secret,
 )
 COLUMNS = {
     "id": lambda row: str(row["id"]),
@@ -53,7 +62,7 @@ COLUMNS = {
     "verdict": lambda row: row["verdict"],
     "received": lambda row: row["received_at"],
     "duplicates": lambda row: row["duplicates"],
-    "run": lambda row: f"{row['run_id']} {row['run_state'] or ''}" if row["run_id"] else None,
+    "run": lambda row: f"{row['run_id']} {row['run_state'] or ''}" if row["run_id"] else row["reason"],
 }
 REPLAYED_COLUMNS = {
     "event": lambda row: str(row.event_id),
@@ -71,20 +80,30 @@ def list_webhooks(
     verdict: OfVerdict = None,
     since: Since = None,
     *,
+    field: Fields = None,
     before: Before = None,
     limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
     """List received events, newest first."""
-    selection = EventSelection(source=source, type=type_, verdict=verdict, since=since)
+    selection = EventSelection(source=source, type=type_, verdict=verdict, since=since, fields=_pairs(field))
     with reading() as connection:
         rows = _listed(connection, selection, before, limit)
     show(rows, COLUMNS, as_json=as_json, empty="no event matches: senders post to /webhooks/NAME")
 
 
 @app.command("show")
-def show_webhook(event: Id, *, as_json: AsJson = False) -> None:
+def show_webhook(
+    event: Id,
+    *,
+    raw: Annotated[bool, typer.Option("--raw", help="Write the body alone, byte for byte as it came.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show one event with its headers and body, secrets replaced."""
+    if raw:
+        with reading() as connection:
+            typer.get_binary_stream("stdout").write(_body(connection, event))
+        return
     with reading() as connection:
         found = _one(connection, event)
     if as_json:
@@ -105,12 +124,14 @@ def replay(
     type_: Type = None,
     verdict: OfVerdict = None,
     since: Since = None,
+    field: Fields = None,
     limit: Limit = 1000,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Hand events to their jobs again, oldest first: by id, or all that match the filters."""
-    selection = EventSelection(ids=tuple(ids or ()), source=source, type=type_, verdict=verdict, since=since)
+    chosen = EventSelection(source=source, type=type_, verdict=verdict, since=since, fields=_pairs(field))
+    selection = replace(chosen, ids=tuple(ids or ()))
     if dry_run:
         with reading() as connection:
             events = actions.replayable(connection, selection, limit=limit)
@@ -126,7 +147,7 @@ def replay(
 @app.command()
 def backfill(
     by: By,
-    source: Annotated[str, typer.Argument(help="The upstream; only stripe lists its events.")] = "stripe",
+    source: Annotated[str, typer.Argument(help="An upstream that lists its events.")] = "stripe",
     since: Since = None,
     *,
     dry_run: DryRun = False,
@@ -142,16 +163,16 @@ def backfill(
     typer.echo(f"{source} lists {seen:,} events: {missing:,} {verb}")
 
 
-def _listing(held: Runtime, source: str, since: datetime) -> Iterator[dict[str, Any]]:
-    from integrations.stripe import Stripe  # noqa: PLC0415 - every command would pay for the vendor's slow import
+def _listing(held: Runtime, source: str, since: datetime) -> Iterator[Mapping[str, Any]]:
+    kinds = integrations.load()
+    if source not in kinds or not kinds[source].lists_events:
+        why = "does not list its events" if source in kinds else "is no upstream"
+        able = ", ".join(name for name, kind in kinds.items() if kind.lists_events)
+        raise Refused(f"{source} {why}: backfill works for {able} only")
+    return held.use(kinds[source]).happened(since)
 
-    if source != Stripe.name:
-        why = "does not list its events" if source in integrations.load() else "is no upstream"
-        raise Refused(f"{source} {why}: backfill works for {Stripe.name} only")
-    return held.use(Stripe).events(since=since)
 
-
-def _keep(held: Runtime, source: str, batch: list[dict[str, Any]], by: str, *, dry_run: bool) -> int:
+def _keep(held: Runtime, source: str, batch: list[Mapping[str, Any]], by: str, *, dry_run: bool) -> int:
     if not dry_run:
         with held.engine.begin() as connection:
             return actions.backfill(connection, source, batch, by=by)
@@ -173,6 +194,17 @@ def _one(connection: Connection, event_id: int) -> dict[str, Any]:
     if row is None:
         raise Refused(f"there is no event {event_id}: `headrace webhooks list` shows the newest")
     return dict(row) | {"headers": redact(row["headers"]), "body": _readable(row["body"])}
+
+
+def _body(connection: Connection, event_id: int) -> bytes:
+    body = connection.execute(select(Event.body).where(Event.id == event_id)).scalar()
+    if body is None:
+        raise Refused(f"there is no event {event_id}: `headrace webhooks list` shows the newest")
+    return bytes(body)
+
+
+def _pairs(typed: list[str] | None) -> tuple[tuple[str, str], ...]:
+    return tuple(pairs(typed, "--field").items())
 
 
 def _readable(body: bytes) -> Any:
