@@ -7,6 +7,7 @@
     waiting      jobs that wait 10 ms, at concurrency 32, beside the ideal
     history      the cost of a run beside up to five million rows of history
     ticks        the scheduler's cost with ten thousand schedules that are due at once
+    ingress      signed webhooks per second at 64 connections, beside a plain insert for each and pgbench
     sync         the whole catalogue from the stand-in warehouse into Postgres, beside a bare COPY
 
 Figures of different machines or runs do not compare; the ratios within one run do.
@@ -20,7 +21,7 @@ import typer
 from rich.console import Console
 
 from sandbox.fleet import ROOT
-from tests.benchmarks import drain, enqueue, history, latency, report, sync, ticks, transaction, waiting
+from tests.benchmarks import drain, enqueue, history, ingress, latency, report, sync, ticks, transaction, waiting
 from tests.benchmarks.contestants import CONTESTANTS, Contestant
 from tests.benchmarks.ground import Ground
 from tests.benchmarks.plan import Plan
@@ -33,6 +34,7 @@ QUESTIONS = {
     "waiting": waiting.measure,
     "history": history.measure,
     "ticks": ticks.measure,
+    "ingress": ingress.measure,
     "sync": sync.measure,
 }
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
