@@ -105,11 +105,13 @@ class Lines:
 
     def __init__(self, upstream: str, headers: Headers) -> None:
         self.upstream = upstream
-        self._pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+        self._values: dict[str, list[str]] = {}
+        for line, value in headers.items() if isinstance(headers, Mapping) else headers:
+            self._values.setdefault(line.lower(), []).append(value)
 
     def all(self, name: str) -> list[str]:
         """Return every value of a header, whose name is given in lower case."""
-        return [value for line, value in self._pairs if line.lower() == name]
+        return self._values.get(name, [])
 
     def one(self, name: str) -> str:
         """Return the one line of a header, which must be plain printable text.

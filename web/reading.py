@@ -38,7 +38,7 @@ async def read(headers: Headers, receive: Receive, *, cap: int, seconds: float) 
         TooSlow: It took too long.
         Gone: The sender hung up.
     """
-    named = {key.lower(): value for key, value in headers}
+    named = dict(headers)  # a server gives their names in lower case
     announced = named.get("content-length", "0")
     if "content-length" in named and "transfer-encoding" in named:
         raise Ambiguous

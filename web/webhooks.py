@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 import orjson
 from prometheus_client import CollectorRegistry, Counter
@@ -49,6 +50,8 @@ RETRY_AFTER = "5"
 #: Header lines kept of a delivery, and characters of each value.
 _HEADERS = 64
 _HEADER_LENGTH = 1_000
+#: Characters of a header's name about which the verdict is remembered.
+_USUAL_NAME = 40
 #: Characters of an external id that go into the table as they are.
 _ID_LENGTH = 255
 _CLOSE = {"Connection": "close"}
@@ -218,11 +221,20 @@ def _kept_headers(headers: Iterable[tuple[str, str]]) -> str:
     kept: dict[str, str] = {}
     for key, value in headers:
         name = _clean(key.lower())
-        if SECRET_NAMES.search(name) or (name not in kept and len(kept) >= _HEADERS):
+        if _is_secret(name) or (name not in kept and len(kept) >= _HEADERS):
             continue
         joined = f"{kept[name]}, {value}" if name in kept else value
         kept[name] = redact_text(_clean(joined))[:_HEADER_LENGTH]
     return orjson.dumps(kept).decode()
+
+
+def _is_secret(name: str) -> bool:
+    return _remembered(name) if len(name) <= _USUAL_NAME else SECRET_NAMES.search(name) is not None
+
+
+@lru_cache(maxsize=1_000)
+def _remembered(name: str) -> bool:
+    return SECRET_NAMES.search(name) is not None
 
 
 def _key(external_id: str) -> str:
@@ -234,4 +246,6 @@ def _key(external_id: str) -> str:
 
 def _clean(word: str) -> str:
     """Return text that Postgres can keep: no NUL, not even escaped in JSON, and nothing that is no character."""
+    if word.isascii() and "\x00" not in word:
+        return word
     return word.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")

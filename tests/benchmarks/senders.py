@@ -84,13 +84,14 @@ def request(path: str, number: int, secret: SecretStr) -> bytes:
 async def send_all(url: str, count: int, connections: int, secret: SecretStr) -> dict[str, object]:
     """Send everything; return the seconds it took and the latencies."""
     parts = urlsplit(url)
+    host, port = str(parts.hostname), int(parts.port or 80)
     requests = deque(request(parts.path, number, secret) for number in range(count))
     latencies: list[float] = []
     loop = asyncio.get_running_loop()
     ends = [loop.create_future() for _ in range(connections)]
     began = time.perf_counter()
     for end in ends:
-        await loop.create_connection(lambda end=end: Sender(requests, latencies, end), parts.hostname, parts.port)  # type: ignore[misc]
+        await loop.create_connection(lambda end=end: Sender(requests, latencies, end), host, port)  # type: ignore[misc]
     await asyncio.wait_for(asyncio.gather(*ends), PATIENCE + count / 100)
     return {"seconds": time.perf_counter() - began, "latencies": latencies}
 

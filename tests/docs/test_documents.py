@@ -48,7 +48,7 @@ def test_every_file_of_ours_that_is_named_exists(document: Path) -> None:
 
 def test_the_examples_in_the_readme_can_be_imported() -> None:
     snippets = documents.blocks(ROOT / "README.md", "python")
-    assert len(snippets) == 2
+    assert len(snippets) == 3
     for snippet in snippets:
         done = subprocess.run([sys.executable, "-c", snippet], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

@@ -30,6 +30,7 @@ from web.inbox import Arrival, Inbox
 from web.webhooks import BODY_DEADLINE, Receiver
 
 BODY = b'{"type":"inventory_level.updated","data":{"id":"il_1"}}'
+FRESH = ("accepted", "ignored")
 UNANSWERED = b'{"type":"location.painted","data":{}}'
 
 
@@ -329,10 +330,10 @@ def test_a_hundred_slow_connections_do_not_keep_others_waiting(web: Web, client:
     assert rows(engine, "SELECT count(*) FROM events") == [(20,)]
 
 
-def test_fifty_duplicates_at_once_over_two_processes_leave_one_row_and_one_run(
+def test_fifty_duplicates_at_once_over_two_processes_one_without_redis_leave_one_row_and_one_run(
     services: Services, database_url: str, web: Web, engine: Engine
 ) -> None:
-    with serving(environment(services, database_url)) as second:
+    with serving(environment(services, database_url) | {"REDIS_URL": "redis://127.0.0.1:9/0"}) as second:
 
         async def send() -> list[str]:
             async with httpx.AsyncClient(timeout=30) as client:
@@ -382,6 +383,37 @@ def test_nothing_that_anybody_sends_is_answered_with_a_server_error(
     except (httpx.LocalProtocolError, httpx.UnsupportedProtocol):
         return  # the client would not even send it
     assert answer.status_code < 500, answer.text
+
+
+plain = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60)
+noise = st.dictionaries(
+    st.sampled_from(["webhook-id", "webhook-timestamp", "webhook-signature", "content-type", "content-length", "x"]),
+    plain | st.sampled_from(["0", "-1", "99999999999999999999", "v1,AAAA", "v1a,AAAA"]),
+    max_size=3,
+)
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    sent=st.lists(
+        st.tuples(noise, st.binary(max_size=300) | wild_json | typed, st.sampled_from("abcdefg"), st.booleans()),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_whatever_comes_at_once_nothing_is_a_server_error_and_what_is_accepted_is_there(
+    database_url: str, engine: Engine, sent: list[tuple[dict[str, str], bytes, str, bool]]
+) -> None:
+    requests = [("warehouse", (signed(body, name) if sign else {}) | odd, body) for odd, body, name, sign in sent]
+    answers = deliver(database_url, warehouse(), requests)
+    assert {answer["status"] for answer in answers} <= {200, 400, 401, 413}
+    kept = {row[0]: row[1] for row in rows(engine, "SELECT id, body FROM events")}
+    told = [json.loads(answer["body"]) for answer in answers]
+    firsts = {
+        said["id"]: body for said, (_, _, body) in zip(told, requests, strict=True) if said.get("status") in FRESH
+    }
+    assert firsts.items() <= kept.items()
+    assert {said["id"] for said in told if said["status"] == "duplicate"} <= kept.keys()
 
 
 @pytest.mark.parametrize("value", [b"\x00", b"\xff\xfe", b"a" * 50_000, b"\xed\xa0\x80", b"\\u0000", b"\\\\u0000"])
@@ -447,7 +479,7 @@ async def call(
     lines = [(name.encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "method": method, "path": f"/{name}", "headers": lines, "client": ("192.0.2.1", 4000)}
     await receiver(scope, receive, send)
-    return answers[0]
+    return {**answers[0], "body": answers[1]["body"]}
 
 
 def refusals(client: httpx.Client, reason: str) -> float:
