@@ -66,7 +66,7 @@ EXPIRED = {
         DELETE FROM events WHERE id IN (
             SELECT id FROM events
             WHERE verdict = 'rejected' AND received_at < now() - :days * interval '1 day'
-            ORDER BY id LIMIT :together)
+            ORDER BY received_at LIMIT :together)
     """),
     "batches": text("""
         DELETE FROM batches WHERE id IN (

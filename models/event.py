@@ -35,6 +35,7 @@ class Event(Base):
         UniqueConstraint("source", "external_id"),
         CheckConstraint(f"verdict IN ({', '.join(repr(str(v)) for v in Verdict)})", "verdict"),
         Index("events_received", "received_at"),
+        Index("events_rejected", "received_at", postgresql_where="verdict = 'rejected'"),
         Index("events_joined", "joined_run", postgresql_where="joined_run IS NOT NULL"),
     )
 

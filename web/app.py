@@ -19,6 +19,7 @@ import integrations
 from integrations.elasticsearch import Elasticsearch
 from jobs._documents import ALIAS
 from web.credentials import Credentials
+from web.doors import Doors
 from web.guard import Guard
 from web.inbox import Inbox
 from web.machines import Machines, Overview
@@ -60,13 +61,13 @@ def build(runtime: Runtime) -> ASGIApp:
         lifespan=lambda _: _keeping(inbox),
     )
     pages = Pages(pulse, app.openapi)
-    app.mount("/webhooks", Receiver(_sources(runtime), inbox, registry))
     app.mount("/static", StaticFiles(directory=STATIC))
     _serve(app, pages, Machines(pulse, registry), runtime.engine)
     app.add_exception_handler(HTTPException, pages.refusal)
     app.add_exception_handler(RequestValidationError, pages.misread)
     app.add_exception_handler(Exception, pages.mistake)
-    return SecureHeaders(Guard(app, Credentials(runtime.engine), pages.refuse))
+    guarded = Guard(app, Credentials(runtime.engine), pages.refuse)
+    return SecureHeaders(Doors(Receiver(_sources(runtime), inbox, registry), guarded))
 
 
 def _serve(app: FastAPI, pages: Pages, machines: Machines, engine: Engine) -> None:

@@ -1,6 +1,5 @@
 """Headers that every answer carries, so that a browser does nothing with our pages that we did not mean."""
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS = {
@@ -19,6 +18,9 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
+#: As the server takes them: each answer pays for them, a webhook's too.
+_LINES = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+
 
 class SecureHeaders:
     """Adds the headers to every answer of an application, its errors included.
@@ -35,9 +37,9 @@ class SecureHeaders:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
+                headers = list(message["headers"])
+                own = {name for name, _ in headers}
+                message["headers"] = headers + [line for line in _LINES if line[0] not in own]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

@@ -38,6 +38,7 @@ from integrations import (
 from models import Verdict
 from web import reading
 from web.allowance import KEPT_BYTES, Allowance
+from web.doors import WEBHOOKS
 from web.inbox import Arrival, Inbox, InboxUnavailable, Kept
 from web.problems import Problem
 from web.reading import Headers
@@ -105,7 +106,7 @@ class Receiver:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        name = scope["path"].removeprefix(scope.get("root_path", "")).strip("/")
+        name = scope["path"].removeprefix(WEBHOOKS).strip("/")
         try:
             answer = await self._answer(name, scope, receive)
         except _Refused as refused:

@@ -193,6 +193,23 @@ def test_ended_redrives_go_with_their_runs_and_open_ones_stay(
     assert ids(engine, "redrives") == [1]
 
 
+def test_what_was_rejected_goes_after_a_week_and_what_was_genuine_stays(
+    engine: Engine, make_context: Callable[..., Context]
+) -> None:
+    run_script(
+        engine,
+        """
+        INSERT INTO events (source, external_id, type, verdict, headers, body, received_at)
+        SELECT 'mill', n::text, '', (ARRAY['accepted', 'ignored', 'malformed', 'rejected', 'rejected'])[n], '{}', '',
+            now() - CASE WHEN n = 5 THEN interval '6 days' ELSE interval '8 days' END
+        FROM generate_series(1, 5) n
+        """,
+    )
+    result = maintenance.prune(make_context()) or {}
+    assert (result["rejected"], result["events"]) == (1, 0)
+    assert ids(engine, "events") == [1, 2, 3, 5]
+
+
 def test_a_finished_batch_stays_as_long_as_one_of_its_members(
     engine: Engine, make_context: Callable[..., Context]
 ) -> None:

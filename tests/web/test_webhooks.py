@@ -477,7 +477,13 @@ async def call(
         answers.append(message)
 
     lines = [(name.encode(), value.encode()) for name, value in headers.items()]
-    scope = {"type": "http", "method": method, "path": f"/{name}", "headers": lines, "client": ("192.0.2.1", 4000)}
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": f"/webhooks/{name}",
+        "headers": lines,
+        "client": ("192.0.2.1", 4000),
+    }
     await receiver(scope, receive, send)
     return {**answers[0], "body": answers[1]["body"]}
 

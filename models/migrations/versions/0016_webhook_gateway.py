@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0015"
-down_revision = "0014"
+revision = "0016"
+down_revision = "0015"
 branch_labels = None
 depends_on = None
 
@@ -18,9 +18,11 @@ def upgrade() -> None:
     op.drop_constraint(op.f("events_verdict_check"), "events")
     op.create_check_constraint(op.f("events_verdict_check"), "events", VERDICT.format(", 'rejected'"))
     op.create_index("events_joined", "events", ["joined_run"], postgresql_where=sa.text("joined_run IS NOT NULL"))
+    op.create_index("events_rejected", "events", ["received_at"], postgresql_where=sa.text("verdict = 'rejected'"))
 
 
 def downgrade() -> None:
+    op.drop_index("events_rejected", table_name="events")
     op.drop_index("events_joined", table_name="events")
     op.execute("DELETE FROM events WHERE verdict = 'rejected'")
     op.drop_constraint(op.f("events_verdict_check"), "events")
