@@ -214,20 +214,20 @@ class Job(Generic[P]):
     def _item(self, arguments: dict[str, Any]) -> Item:
         unique_key = self.unique_key
         if unique_key is None:
-            unique_key = self.unique_key_of(arguments)
-        return Item(arguments, self.key_of(arguments), unique_key)
+            unique_key = self.unique_key_of(arguments, self.about)
+        return Item(arguments, self.key_of(arguments, self.about), unique_key)
 
-    def unique_key_of(self, arguments: Mapping[str, Any]) -> str | None:
+    def unique_key_of(self, arguments: Mapping[str, Any], about: str | None = None) -> str | None:
         """Return what a run shares with those that count as the same; None where there are none."""
-        if self.unique is None or (self.entity and self.about is None):
+        if self.unique is None or (self.entity and about is None):
             return None
-        chosen = {"entity": self.about} if self.entity else defaults(self.function) | dict(arguments)
+        chosen = {"entity": about} if self.entity else defaults(self.function) | dict(arguments)
         return self.unique.key(self.name, chosen)
 
-    def key_of(self, arguments: Mapping[str, Any]) -> str | None:
+    def key_of(self, arguments: Mapping[str, Any], about: str | None = None) -> str | None:
         """Return the key of a run; the empty one is shared by all runs of a job that has limits and no key."""
         if self.entity and (self.ordered or self.per_key is not None):
-            return self.about or f"event {arguments['event_id']}"
+            return about or f"event {arguments['event_id']}"
         if self.key is not None:
             return str((defaults(self.function) | dict(arguments))[self.key])
         return "" if self.limit is not None or self.ordered else None

@@ -29,11 +29,14 @@ BATCH = 500
 COMMIT_TIMEOUT = 5.0
 CONNECT_TIMEOUT = 3
 
+# Lists of text without gaps go over as they are (%b): spelling them out costs more than all else here.
 # `duplicates` of a row given is how often the batch repeats it; a row that is there already was delivered once more.
 EVENTS = """
     INSERT INTO events (source, external_id, type, verdict, headers, body, reason, address, secret, duplicates)
-    SELECT * FROM unnest(%s::text[], %s::text[], %s::text[], %s::text[], %s::jsonb[], %b::bytea[], %s::text[],
-                         %s::text[], %s::bigint[], %s::bigint[])
+    SELECT source, external_id, type, verdict, headers::jsonb, body, reason, address, secret, duplicates
+    FROM unnest(%b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::bytea[], %s::text[], %s::text[],
+                %s::bigint[], %s::bigint[])
+        AS given (source, external_id, type, verdict, headers, body, reason, address, secret, duplicates)
     ON CONFLICT (source, external_id) DO UPDATE SET duplicates = events.duplicates + 1 + excluded.duplicates
     RETURNING id, source, external_id, xmax = 0 AS fresh
 """
@@ -42,7 +45,7 @@ RUNS = """
         INSERT INTO runs (job, queue, priority, key, args, max_attempts, event_id, expires_at, deadline_at)
         SELECT job, queue, priority, key, jsonb_build_object('event_id', event_id), max_attempts, event_id,
                now() + expires * interval '1 second', now() + retry_for * interval '1 second'
-        FROM unnest(%s::text[], %s::text[], %s::smallint[], %s::text[], %s::smallint[], %s::bigint[], %s::float8[],
+        FROM unnest(%b::text[], %b::text[], %s::smallint[], %s::text[], %s::smallint[], %s::bigint[], %s::float8[],
                     %s::float8[]) AS given (job, queue, priority, key, max_attempts, event_id, expires, retry_for)
         RETURNING id, event_id
     )
@@ -53,8 +56,8 @@ RUNS = """
 FOUND = "SELECT FROM runs WHERE unique_key = ANY(%s::text[]) ORDER BY id FOR UPDATE"
 SHARED = """
     WITH given AS (
-        SELECT * FROM unnest(%s::text[], %s::text[], %s::smallint[], %s::text[], %s::smallint[], %s::bigint[],
-                             %s::float8[], %s::float8[], %s::text[], %s::float8[]) WITH ORDINALITY
+        SELECT * FROM unnest(%b::text[], %b::text[], %s::smallint[], %s::text[], %s::smallint[], %s::bigint[],
+                             %s::float8[], %s::float8[], %b::text[], %s::float8[]) WITH ORDINALITY
             AS given (job, queue, priority, key, max_attempts, event_id, expires, retry_for, unique_key, wait, place)
     ), made AS (
         INSERT INTO runs (job, queue, priority, key, args, max_attempts, event_id, due_at, unique_key, unique_while,
@@ -303,10 +306,8 @@ def _columns(rows: Sequence[tuple[Arrival, int]]) -> list[list[Any]]:
 
 def _caused(job: Job[Any], arrival: Arrival, event_id: int) -> _Caused:
     arguments = {"event_id": event_id}
-    if job.entity:
-        job = job.answering(event_id, arrival.about)
-        return _Caused(job, event_id, job.key_of(arguments), job.unique_key_of(arguments))
-    return _Caused(job, event_id, job.key_of(arguments), None)
+    unique_key = job.unique_key_of(arguments, arrival.about) if job.entity else None
+    return _Caused(job, event_id, job.key_of(arguments, arrival.about), unique_key)
 
 
 async def _cause(cursor: psycopg.AsyncCursor[Any], caused: Sequence[_Caused]) -> None:
