@@ -1,7 +1,7 @@
-"""Two doors: senders of webhooks go straight to the receiver, everybody else through the application.
+"""Two doors: senders of webhooks go straight to the receiver, everybody else through the application and its guard.
 
-The receiver needs no routes and none of the application's middleware, and what those cost a request is as much as it
-does itself.
+The receiver needs no routes, no user and none of the application's middleware, and what those cost a request is as much
+as it does itself. Its senders are known by their signatures.
 """
 
 from starlette.types import ASGIApp, Receive, Scope, Send
