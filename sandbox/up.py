@@ -45,7 +45,7 @@ def run(*, products: int, stores: int, rate: float) -> None:
             stage.start_all()
         running.callback(screen.print, "Stopping ...")
         screen.print(f"Dashboard  [bold]{stage.web_url}/[/bold]")
-        screen.print(f"Sign in    as [bold]{ADMIN}[/bold] with [bold]{_admin(stage)}[/bold]   (until Ctrl-C)")
+        screen.print(f"Sign in    as [bold]{ADMIN}[/bold] with [bold]{_admin(stage)}[/bold]")
         screen.print(f"Commands   set -a; . {ENVIRONMENT.relative_to(ROOT)}; .venv/bin/headrace doctor")
         screen.print(f"Logs       {stage.fleet.folder.relative_to(ROOT)}")
         screen.print("Ctrl-C stops it all.", style="dim")

@@ -115,6 +115,11 @@ def has_token(headers: Mapping[str, str]) -> bool:
     return headers.get("authorization", "").lower().startswith("bearer ")
 
 
+def has_cookie(headers: Mapping[str, str]) -> bool:
+    """Return whether a browser sends what it was given here."""
+    return bool(_cookies(headers))
+
+
 def begin(connection: Connection, user_id: int, headers: Mapping[str, str]) -> str:
     """Sign a browser in; what it had before is worth nothing from now on. Returns the cookie's value."""
     end(connection, headers)

@@ -88,8 +88,11 @@ class Guard:
 
     @staticmethod
     def _is_forged(request: Request) -> bool:
-        free = access.may_come_from_anywhere(request.method, request.scope["path"])
-        return not (free or credentials.has_token(request.headers) or access.is_ours(request.headers))
+        method, path, headers = request.method, request.scope["path"], request.headers
+        if access.may_come_from_anywhere(method, path) or credentials.has_token(headers) or access.is_ours(headers):
+            return False
+        # A program that lacks its token is told so: without a cookie nothing can be done in anybody's name.
+        return credentials.has_cookie(headers) or access.needed(method, path) is None
 
     def _ask_who(self, request: Request) -> Response:
         headers = request.headers

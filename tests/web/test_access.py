@@ -124,6 +124,12 @@ def test_what_acts_is_refused_when_it_begins_elsewhere_whoever_asks(
         assert ask(anybody, method, path, **from_page(web, headers), **cookie("admin")) == 403, headers
 
 
+def test_a_program_without_its_token_is_told_so_and_nobody_signs_in_from_elsewhere(anybody: httpx.Client) -> None:
+    assert ask(anybody, "POST", "/api/v1/runs/1/cancel") == 401
+    assert ask(anybody, "POST", "/runs/1/cancel") == 303
+    assert ask(anybody, "POST", "/sign-in") == 403
+
+
 def test_a_token_needs_no_page_and_a_wrong_one_is_not_helped_by_a_cookie(anybody: httpx.Client) -> None:
     good, wrong = f"Bearer {SECRETS['operator']}", "Bearer hr_made_up"
     assert ask(anybody, "POST", "/api/v1/runs/1/cancel", Authorization=good) == 404
