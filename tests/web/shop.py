@@ -2,10 +2,12 @@
 
 from sqlalchemy import Connection, text
 
-EMPTY = """
-DO $$ BEGIN
-    EXECUTE (SELECT 'TRUNCATE ' || string_agg(quote_ident(tablename), ', ') || ' RESTART IDENTITY CASCADE'
-             FROM pg_tables WHERE schemaname = 'public' AND tablename NOT IN ('alembic_version', 'processes'));
+from tests.databases import TABLES
+
+EMPTY = f"""
+DO $$ DECLARE written text; BEGIN
+    SELECT string_agg(name, ', ') INTO written FROM ({TABLES}) AS tables (name) WHERE name <> 'processes';
+    IF written IS NOT NULL THEN EXECUTE 'TRUNCATE ' || written || ' RESTART IDENTITY CASCADE'; END IF;
     DELETE FROM processes WHERE kind <> 'web';
 END $$
 """
