@@ -33,6 +33,9 @@ from integrations._errors import (
     Unavailable,
 )
 from integrations._integration import EventKey, Integration, WebhookSource, signed_by
+from integrations._paging import Cursor, Link, Number, Offset, Token
+from integrations._partner import PartnerSettings, StockPartner
+from integrations._partner_options import Ask, Export, Fields, Listing, Places, Skus
 from integrations._rate import POLITE, PacedSettings, Rate
 from integrations._schemes import GITHUB, SHOPIFY, STANDARD, STRIPE, SVIX, Hmac
 from integrations._secrets import Secrets, WebhookSecret
@@ -50,14 +53,18 @@ __all__ = [
     "STANDARD",
     "STRIPE",
     "SVIX",
+    "Ask",
     "BadDelivery",
     "BadSignature",
     "Body",
     "Channel",
     "CircuitOpen",
+    "Cursor",
     "CursorExpired",
     "Delivery",
     "EventKey",
+    "Export",
+    "Fields",
     "Header",
     "Headers",
     "Hindrance",
@@ -67,19 +74,28 @@ __all__ = [
     "IntegrationSettings",
     "Level",
     "Lines",
+    "Link",
+    "Listing",
     "NotFound",
     "Notice",
+    "Number",
+    "Offset",
     "OutOfBudget",
     "PacedSettings",
+    "PartnerSettings",
+    "Places",
     "Rate",
     "Rejected",
     "Secrets",
     "SharedDoor",
     "Signed",
+    "Skus",
     "Source",
     "Standing",
+    "StockPartner",
     "Teaching",
     "Throttled",
+    "Token",
     "Unauthorized",
     "Unavailable",
     "Verifier",

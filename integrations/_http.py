@@ -95,13 +95,14 @@ class HttpUpstream:
     Args:
         upstream: The name for messages.
         base_url: Where paths are rooted, without a trailing slash.
-        credential: Sent as a bearer token with every request, and cut out of everything that is reported. Without one
+        credential: Sent with every request, and cut out of everything that is reported. Without one
             the address itself is the credential: then it is the path that no message has.
         breaker: What every try passes; None where nobody is to be left alone and nothing is paced.
         deadline: Seconds one call may take, with all its tries and waits.
         body_limit: Bytes one unpacked answer may have.
         outside: Somebody other than the operator gave us the address (check it with ``OutsideAddress``): then it must
             lead to the public internet, at each connection.
+        authorization: The header that takes the credential, and what stands before it there.
     """
 
     def __init__(
@@ -114,10 +115,12 @@ class HttpUpstream:
         deadline: float = DEADLINE,
         body_limit: int = BODY_LIMIT,
         outside: bool = False,
+        authorization: tuple[str, str] = ("Authorization", "Bearer "),
     ) -> None:
         self.upstream = upstream
         self._base_url = base_url
         self._credential = credential
+        self._header, self._scheme = authorization
         self._breaker = breaker
         self._teaching = breaker.teaching if breaker is not None else Teaching()
         self._deadline = deadline
@@ -210,7 +213,7 @@ class HttpUpstream:
             )
 
     def _authorization(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._credential.get_secret_value()}"} if self._credential else {}
+        return {self._header: self._scheme + self._credential.get_secret_value()} if self._credential else {}
 
     def _secrets(self) -> list[str]:
         if self._credential is not None:

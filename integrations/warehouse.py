@@ -12,25 +12,23 @@ strings, and fields we do not know. What is not: fractions, booleans, times with
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 from urllib.parse import quote
 
-import orjson
 from pydantic import BaseModel, Field, ValidationError
 
 from integrations._errors import BadDelivery, CursorExpired, Rejected
 from integrations._http import HttpUpstream
 from integrations._integration import Integration, signed_by
+from integrations._page import Page, Reject, next_links, reject
 from integrations._rate import PacedSettings, Rate
 from integrations._reply import Reply
 from integrations._schemes import STANDARD
 from integrations._secrets import Secrets
 from integrations._settings import Credential, IntegrationSettings, PartnerAddress
-from integrations._source import Body, Source, label_or_none, parse_object, require_label
+from integrations._source import Body, Source, parse_object, require_label
 from integrations._teaching import Teaching
 from integrations._warehouse_items import LevelItem, LocationItem, ProductItem, explain, read_moment
 
@@ -39,8 +37,6 @@ __all__ = ["LevelItem", "LocationItem", "Page", "ProductItem", "Reject", "Wareho
 T = TypeVar("T", bound=BaseModel)
 
 LARGEST_PAGE = 500
-_LINK = re.compile(r"<([^>]*)>([^<]*)")
-_NEXT = re.compile(r"""\brel\s*=\s*["']?[^"',;]*\bnext\b""", re.IGNORECASE)
 _CURSOR_CODES = frozenset({"cursor_expired", "cursor_invalid", "cursor_mismatch"})
 
 
@@ -52,35 +48,6 @@ class WarehouseSettings(PacedSettings):
     webhook_secrets: Annotated[Secrets, signed_by(STANDARD)] = Field(
         default=(), description="Secrets its webhooks are signed with (whsec_...), comma-separated, newest first."
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """An item that would not validate, for the quarantine."""
-
-    external_id: str | None
-    """The warehouse's id of the item, if it has a usable one: it can be fetched again by it."""
-    reason: str
-    """What is wrong, field by field, for people."""
-    raw: dict[str, Any] | str
-    """The item as received; as JSON text where it is no object or holds what a database cannot."""
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """One page of a listing, in the warehouse's order of change (``updated_at``, then ``id``)."""
-
-    items: list[T]
-    rejects: list[Reject]
-    next_cursor: str | None
-    """Where the next page starts; bound to the filters it was given for. None at the end."""
-    has_more: bool
-    as_of: datetime
-    """When the warehouse answered, by its own clock, in UTC (by ours if it did not say)."""
-    etag: str | None
-    """Hand it back with the same question to learn cheaply that nothing changed."""
-    not_modified: bool
-    """Nothing changed since the ETag that was handed in; there are no items."""
 
 
 class Warehouse(Integration):
@@ -205,7 +172,7 @@ class Warehouse(Integration):
             raise
         if reply.status == 304:  # noqa: PLR2004 - HTTP: not modified
             return Page([], [], None, has_more=False, as_of=_as_of(reply, {}), etag=etag, not_modified=True)
-        for link in _next_links(reply.headers.get("link", "")):
+        for link in next_links(reply.headers.get("link", "")):
             self._http.require_same_origin(link, asked=reply.asked)
         return _judge_page(model, reply, _envelope(reply))
 
@@ -246,7 +213,7 @@ def _judge_page(model: type[T], reply: Reply, payload: Mapping[str, Any]) -> Pag
         try:
             items.append(model.model_validate(raw))
         except ValidationError as error:
-            rejects.append(_reject(raw, explain(error)))
+            rejects.append(reject(raw, explain(error)))
     as_of, etag = _as_of(reply, payload), reply.headers.get("etag")
     return Page(items, rejects, next_cursor, has_more=has_more, as_of=as_of, etag=etag, not_modified=False)
 
@@ -264,17 +231,7 @@ def _continuation(reply: Reply, payload: Mapping[str, Any]) -> tuple[bool, str |
     return True, cursor
 
 
-def _reject(raw: Any, reason: str) -> Reject:
-    text = orjson.dumps(raw).decode()
-    keep_object = isinstance(raw, dict) and "\\u0000" not in text
-    return Reject(label_or_none(raw.get("id")) if isinstance(raw, dict) else None, reason, raw if keep_object else text)
-
-
 def _as_of(reply: Reply, payload: Mapping[str, Any]) -> datetime:
     meta = payload.get("meta")
     stated = meta.get("as_of") if isinstance(meta, dict) else None
     return read_moment(stated) or reply.clock() or datetime.now(UTC)
-
-
-def _next_links(header: str) -> list[str]:
-    return [link for link, rest in _LINK.findall(header) if _NEXT.search(rest)]

@@ -23,6 +23,7 @@ from jobs._context import Context
 from jobs._enqueue import WRITTEN, Written
 from jobs._fire_policy import ONCE, SKIP, BadRule, FirePolicy, Missed, Overlap, each, read_missed
 from jobs._job import Job, Priority, UnknownJob, all_jobs, find, handler_of, job, names, renamed
+from jobs._partners import sync_partner
 from jobs._policy import Backoff
 from jobs._schedule import Rule, at, cron, every
 from jobs._schedule import read as read_rule
@@ -74,4 +75,5 @@ __all__ = [
     "read_missed",
     "read_rule",
     "renamed",
+    "sync_partner",
 ]

@@ -20,7 +20,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from integrations.warehouse import LevelItem, LocationItem, ProductItem
+from integrations.warehouse import LevelItem, LocationItem, ProductItem, Warehouse
 from jobs._context import Context
 
 T = TypeVar("T", ProductItem, LevelItem)
@@ -56,6 +56,9 @@ class Applied:
     deleted: int
     misfits: list[Misfit]
 
+
+#: What the ids of levels begin with that no upstream has told us of.
+BY_FILE = "file/"
 
 # The item's state is later than ours; or a walk meets again, unchanged, what we had taken for gone.
 FRESH = """
@@ -161,7 +164,8 @@ LEVELS = text(f"""
     ) {OUTCOME}
 """)
 
-# A warehouse may take a level away and open another one for the same place: our row goes on under the new id.
+# A warehouse may take a level away and open another one for the same place, or open one where a file was first: our row
+# goes on under the new id.
 ADOPT = text("""
     UPDATE stock_levels t SET source_id = i.source_id
     FROM unnest(CAST(:id AS text[]), CAST(:sku AS text[]), CAST(:location AS text[]),
@@ -169,16 +173,17 @@ ADOPT = text("""
         AS i(source_id, sku, location, updated_at)
     JOIN products p ON p.sku = i.sku AND p.deleted_at IS NULL
     JOIN locations l ON l.source_id = i.location
-    WHERE t.product_id = p.id AND t.location_id = l.id AND t.deleted_at IS NOT NULL
-      AND i.updated_at > t.source_updated_at
+    WHERE t.product_id = p.id AND t.location_id = l.id
+      AND (t.deleted_at IS NOT NULL AND i.updated_at > t.source_updated_at OR starts_with(t.source_id, :by_file))
       AND NOT EXISTS (SELECT 1 FROM stock_levels other WHERE other.source_id = i.source_id)
 """)
 
 LOCATIONS = text("""
-    INSERT INTO locations AS t (source_id, name)
-    SELECT * FROM unnest(CAST(:id AS text[]), CAST(:name AS text[])) AS i(source_id, name) ORDER BY source_id
+    INSERT INTO locations AS t (source_id, name, upstream)
+    SELECT source_id, name, :upstream
+    FROM unnest(CAST(:id AS text[]), CAST(:name AS text[])) AS i(source_id, name) ORDER BY source_id
     ON CONFLICT (source_id) DO UPDATE SET name = excluded.name, deleted_at = NULL, updated_at = now()
-    WHERE t.name <> excluded.name OR t.deleted_at IS NOT NULL
+    WHERE t.upstream = excluded.upstream AND (t.name <> excluded.name OR t.deleted_at IS NOT NULL)
 """)
 
 
@@ -219,6 +224,7 @@ def apply_levels(session: Session, items: Sequence[LevelItem], news: News) -> Ap
             "sku": [item.sku for item in some],
             "location": [item.location_id for item in some],
             "updated_at": [item.updated_at for item in some],
+            "by_file": BY_FILE,
         }
         session.execute(ADOPT, places)
         return write(some)
@@ -240,10 +246,10 @@ def _with_second_look(
     return Applied(first.changed + second.changed, first.deleted + second.deleted, misfits + second.misfits)
 
 
-def apply_locations(session: Session, items: Iterable[LocationItem]) -> None:
-    """Write new and renamed locations."""
+def apply_locations(session: Session, items: Iterable[LocationItem], upstream: str = Warehouse.name) -> None:
+    """Write new and renamed locations of an upstream."""
     names = {item.id: item.name for item in items}
-    session.execute(LOCATIONS, {"id": list(names), "name": list(names.values())})
+    session.execute(LOCATIONS, {"id": list(names), "name": list(names.values()), "upstream": upstream})
 
 
 def twice(context: Context, write: Callable[[Session], Written]) -> Written:

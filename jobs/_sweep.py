@@ -1,17 +1,20 @@
 """The sweep: what becomes of items that a complete walk through everything did not meet.
 
 An upstream should leave a tombstone; some forget. So each full walk notes whom it met, and who is missing twice in a
-row is taken for gone. Once is not enough, because lists have holes. And when very many are missing at once it is more
+row is taken for gone. Once is not enough, because lists have holes; an upstream that can be asked by id is asked about
+who is missing, and its word is enough. And when very many are missing at once it is more
 likely that the list is broken than that the shop closed: then nothing is removed, and the number waits on the stream
 for a person to look.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 from jobs._context import Context
+from jobs._stock import BY_FILE
 from models import Stream
 
 #: Full walks in a row that must miss an item.
@@ -29,33 +32,51 @@ CLOSE_NAMELESS = text("""
     WHERE q.stream_id = :stream_id AND q.external_id IS NULL AND q.resolved_at IS NULL
       AND NOT EXISTS (SELECT 1 FROM sightings s WHERE s.stream_id = q.stream_id AND s.source_id = q.fingerprint)
 """)
+# Two upstreams share the table of levels, and each speaks for its own locations only. What a file brought was never on
+# anybody's list, so nobody's list can miss it.
+SCOPE = {
+    "products": "true",
+    "stock_levels": f"""
+        location_id IN (SELECT id FROM locations WHERE upstream = :upstream) AND NOT starts_with(source_id, '{BY_FILE}')
+    """,
+}
 MET = """EXISTS (SELECT 1 FROM sightings s WHERE s.stream_id = :stream_id AND s.source_id = t.source_id)"""
 FORGIVE = f"UPDATE {{table}} t SET misses = 0 WHERE misses > 0 AND {MET}"
 # What changed after the walk began may have passed behind its back.
 MISS = f"""
     UPDATE {{table}} t SET misses = least(misses + 1, 1000)
-    WHERE deleted_at IS NULL AND source_updated_at <= :started AND NOT {MET}
+    WHERE deleted_at IS NULL AND source_updated_at <= :started AND NOT {MET} AND {{scope}}
 """
 TALLY = """
     SELECT count(*) FILTER (WHERE misses >= :misses), count(*),
-           (SELECT count(*) FROM (SELECT 1 FROM sightings WHERE stream_id = :stream_id LIMIT 1) AS any_of_them)
-    FROM {table} WHERE deleted_at IS NULL
+           :sighted OR EXISTS (SELECT 1 FROM sightings WHERE stream_id = :stream_id)
+    FROM {table} WHERE deleted_at IS NULL AND {scope}
 """
-GONE = "SELECT id FROM {table} WHERE deleted_at IS NULL AND misses >= :misses ORDER BY source_id FOR NO KEY UPDATE"
+GONE = """
+    SELECT id FROM {table} WHERE deleted_at IS NULL AND misses >= :misses AND {scope}
+    ORDER BY source_id FOR NO KEY UPDATE
+"""
+SUSPECTS = """
+    SELECT source_id FROM {table} WHERE deleted_at IS NULL AND misses > 0 AND {scope} ORDER BY source_id LIMIT :most
+"""
+JUDGED = """
+    UPDATE {table} SET misses = CASE WHEN source_id = ANY(CAST(:gone AS text[])) THEN :misses ELSE 0 END
+    WHERE deleted_at IS NULL AND source_id = ANY(CAST(:asked AS text[])) AND misses > 0
+"""
 REMOVE = {
     "products": f"""
         UPDATE products SET deleted_at = now(), updated_at = now(), misses = 0
-        WHERE id IN ({GONE.format(table="products")}) RETURNING id
+        WHERE id IN ({GONE.format(table="products", scope=SCOPE["products"])}) RETURNING id
     """,
     "stock_levels": f"""
         WITH gone AS (
             UPDATE stock_levels SET deleted_at = now(), updated_at = now(), misses = 0, version = version + 1,
                                     on_hand = 0, source_reserved = 0, incoming = 0
-            WHERE id IN ({GONE.format(table="stock_levels")})
+            WHERE id IN ({GONE.format(table="stock_levels", scope=SCOPE["stock_levels"])})
             RETURNING new.id, old.on_hand AS was, new.version
         ), moved AS (
             INSERT INTO stock_movements (level_id, delta, kind, quantity_after, reason, source_ref, occurred_at, run_id)
-            SELECT id, -was, 'removal', 0, 'missing from {MISSES} full walks', 'missing ' || version, now(), :run_id
+            SELECT id, -was, 'removal', 0, CAST(:reason AS text), 'missing ' || version, now(), :run_id
             FROM gone WHERE was <> 0
         ) SELECT id FROM gone
     """,
@@ -72,23 +93,45 @@ def sweep(session: Session, stream: Stream, table: str, started: datetime, conte
         started: When the walk began, by the upstream's clock.
         context: Told what was held.
     """
-    values = {"stream_id": stream.id, "started": started, "misses": MISSES, "run_id": context.run_id}
+    values = _values(stream, context, f"missing from {MISSES} full walks") | {"started": started}
     nameless = int(session.scalar(NAMELESS_SEEN, values) or 0)
     session.execute(CLOSE_NAMELESS, values)
-    session.execute(text(FORGIVE.format(table=table)), values)
+    session.execute(_for(FORGIVE, table), values)
     removed = 0
     if nameless:
         # Any of them may be the very item that seems to be missing.
         context.log(f"{stream.name}: {nameless} items came without an id, so nothing counts as missing this time")
     else:
-        session.execute(text(MISS.format(table=table)), values)
+        session.execute(_for(MISS, table), values)
         removed = _remove(session, stream, table, values, context)
     session.execute(text("DELETE FROM sightings WHERE stream_id = :stream_id"), values)
     return removed
 
 
+def suspects(session: Session, stream: Stream, table: str, most: int) -> list[str]:
+    """List ids that the last full walk missed, for an upstream that can be asked about each."""
+    return list(session.scalars(_for(SUSPECTS, table), {"upstream": stream.upstream, "most": most}))
+
+
+def judge(session: Session, stream: Stream, table: str, gone: Mapping[str, bool], context: Context) -> int:
+    """Forgive those that are still there, remove those that are gone; the same share as after a walk is held."""
+    values = _values(stream, context, "the upstream says that it is gone")
+    lost = [one for one, is_gone in gone.items() if is_gone]
+    session.execute(_for(JUDGED, table), values | {"asked": list(gone), "gone": lost})
+    return _remove(session, stream, table, values | {"sighted": True}, context) if lost else 0
+
+
+def _values(stream: Stream, context: Context, reason: str) -> dict[str, object]:
+    own = {"stream_id": stream.id, "upstream": stream.upstream, "run_id": context.run_id, "reason": reason}
+    return own | {"misses": MISSES, "sighted": False}
+
+
+def _for(statement: str, table: str) -> TextClause:
+    return text(statement.format(table=table, scope=SCOPE[table]))
+
+
 def _remove(session: Session, stream: Stream, table: str, values: dict[str, object], context: Context) -> int:
-    missing, live, met = session.execute(text(TALLY.format(table=table)), values).one()
+    missing, live, met = session.execute(_for(TALLY, table), values).one()
     stream.held_deletions = missing if missing > live * HELD_SHARE or not met else 0
     if stream.held_deletions:
         context.log(

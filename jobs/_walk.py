@@ -21,7 +21,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from integrations import CursorExpired, Unavailable
+from integrations import CursorExpired, Integration, Unavailable
 from integrations.warehouse import LevelItem, Page, ProductItem, Warehouse
 from jobs import _quarantine
 from jobs._context import Context
@@ -33,7 +33,6 @@ from models import Run, State, Stream, StreamMove
 
 T = TypeVar("T", ProductItem, LevelItem)
 
-UPSTREAM = Warehouse.name
 OVERLAP = timedelta(minutes=10)
 #: Seconds after which a walk looks again whether the one that holds its stream is done.
 PATIENCE = 30.0
@@ -55,23 +54,31 @@ SIGHT = text("""
 
 
 class Lister(Protocol[T]):
-    """Asks the upstream for one page."""
+    """All that a walk needs of an upstream: one page of one list, asked of the integration that a flow names."""
 
     def __call__(
-        self, warehouse: Warehouse, /, *, updated_since: datetime | None, cursor: str | None, etag: str | None
+        self, upstream: Any, /, *, updated_since: datetime | None, cursor: str | None, etag: str | None
     ) -> Page[T]:
         """Return the page after the cursor, or the first one."""
 
 
 @dataclass(frozen=True)
 class Flow(Generic[T]):
-    """What one stream is made of: how it is listed, fetched and written, and the table it fills."""
+    """What one stream is made of: how it is listed, fetched and written, the table it fills, and whose it is."""
 
     name: str
     table: str
     page: Lister[T]
-    fetch: Callable[[Warehouse, str], T]
+    fetch: Callable[[Any, str], T]
     apply: Callable[[Session, Sequence[T], News], Applied]
+    kind: type[Integration] = Warehouse
+    #: Whether pages come in order of change, oldest first: only then a part of them says what was read.
+    ascending: bool = True
+
+    @property
+    def upstream(self) -> str:
+        """The name of whose stream it is."""
+        return self.kind.name
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ class Guards:
     empty: int = 0
     expired: int = 0
 
-    def pass_page(self, name: str, page: Page[Any]) -> None:
+    def pass_page(self, flow: Flow[Any], page: Page[Any]) -> None:
         """Let a page through.
 
         Raises:
@@ -109,23 +116,23 @@ class Guards:
         found = len(page.items) + len(page.rejects)
         self.empty = 0 if found else self.empty + 1
         if page.next_cursor is not None and page.next_cursor in self.cursors:
-            raise _lost(name, "its next page is one we have read", "it is asked again later from the last page")
+            raise _lost(flow, "its next page is one we have read", "it is asked again later from the last page")
         if page.has_more and self.empty >= MOST_EMPTY:
-            raise _lost(name, f"{MOST_EMPTY} empty pages in a row promise more", "it is asked again later")
+            raise _lost(flow, f"{MOST_EMPTY} empty pages in a row promise more", "it is asked again later")
         if self.pages > MOST_PAGES:
-            raise _lost(name, f"it has not ended after {MOST_PAGES} pages", "it goes on later from the last page")
+            raise _lost(flow, f"it has not ended after {MOST_PAGES} pages", "it goes on later from the last page")
         if len(page.rejects) > max(MOST_REFUSED, REFUSED_SHARE * found):
             bad = f"{len(page.rejects)} of {found} items of a page are malformed ({page.rejects[0].reason})"
-            raise _lost(name, bad, "nothing of that page was written; it is asked again later, tell the upstream")
+            raise _lost(flow, bad, "nothing of that page was written; it is asked again later, tell the upstream")
         self.cursors |= {page.next_cursor} if page.next_cursor else set()
 
 
-def ensure(session: Session, name: str) -> int:
+def ensure(session: Session, name: str, upstream: str = Warehouse.name) -> int:
     """Return the id of the stream's row, made when it is missing."""
-    wanted = select(Stream.id).where(Stream.upstream == UPSTREAM, Stream.name == name)
+    wanted = select(Stream.id).where(Stream.upstream == upstream, Stream.name == name)
     found = session.scalar(wanted)
     if found is None:
-        session.execute(insert(Stream).values(upstream=UPSTREAM, name=name).on_conflict_do_nothing())
+        session.execute(insert(Stream).values(upstream=upstream, name=name).on_conflict_do_nothing())
         found = session.scalar(wanted)
     return int(found or 0)
 
@@ -144,24 +151,24 @@ def walk(context: Context, flow: Flow[T], *, full: bool) -> dict[str, int]:
         IntegrationError: See `integrations._errors`; the walk goes on at the last page next time.
     """
     with context.transaction() as session:
-        state = take(session, flow.name, full=full, run_id=context.run_id)
+        state = take(session, flow, full=full, run_id=context.run_id)
     guards = Guards({state.cursor} if state.cursor else set())
-    warehouse = context.use(Warehouse)
+    upstream = context.use(flow.kind)
     while True:
         context.check()
-        state, done = _step(context, warehouse, flow, state, guards)
+        state, done = _step(context, upstream, flow, state, guards)
         context.progress(done=state.counts["seen"], note=f"{flow.name}: page {state.counts['pages']}")
         if done:
             return state.counts
 
 
-def take(session: Session, name: str, *, full: bool, run_id: int) -> Walk:
+def take(session: Session, flow: Flow[T], *, full: bool, run_id: int) -> Walk:
     """Take the stream: raise its fence, then go on with its unfinished walk or begin one.
 
     Raises:
         Snooze: Another run is walking it at the moment.
     """
-    stream = session.get_one(Stream, ensure(session, name), with_for_update={"key_share": True})
+    stream = session.get_one(Stream, ensure(session, flow.name, flow.upstream), with_for_update={"key_share": True})
     _wait_for_holder(session, stream, run_id)
     stream.fence += 1
     stream.run_id = run_id
@@ -198,24 +205,26 @@ def _begin(session: Session, stream: Stream, *, full: bool) -> None:
     session.execute(text("DELETE FROM sightings WHERE stream_id = :id"), {"id": stream.id})
 
 
-def _step(context: Context, warehouse: Warehouse, flow: Flow[T], state: Walk, guards: Guards) -> tuple[Walk, bool]:
+def _step(context: Context, upstream: Integration, flow: Flow[T], state: Walk, guards: Guards) -> tuple[Walk, bool]:
     try:
-        page = flow.page(warehouse, updated_since=state.since, cursor=state.cursor, etag=state.etag)
+        page = flow.page(upstream, updated_since=state.since, cursor=state.cursor, etag=state.etag)
     except CursorExpired:
         guards.expired += 1
         guards.cursors.clear()  # the same places are passed again, rightly
         if state.cursor is None or guards.expired > MOST_EXPIRED:
-            raise _lost(flow.name, "its cursors expire before they can be used", "it is asked again later") from None
+            raise _lost(flow, "its cursors expire before they can be used", "it is asked again later") from None
         with context.transaction() as session:
-            return _rejoin(session, state), False
-    guards.pass_page(flow.name, page)
+            return _rejoin(session, flow, state), False
+    guards.pass_page(flow, page)
     return twice(context, lambda session: _write_page(session, context, flow, state, page)), not page.has_more
 
 
-def _rejoin(session: Session, state: Walk) -> Walk:
-    """Go on without the cursor: pages come in order of change, so what lies safely before the last one was read."""
+def _rejoin(session: Session, flow: Flow[T], state: Walk) -> Walk:
+    """Go on without the cursor: where pages come in order of change, what lies safely before the last one was read."""
     _hold(session, state)
     read_to = state.max_seen and min(state.max_seen, state.started or state.max_seen) - OVERLAP
+    if not flow.ascending:
+        read_to = None
     known = [moment for moment in (state.since, read_to) if moment is not None]
     state = replace(state, cursor=None, since=max(known, default=None))
     _save(session, state)
@@ -308,5 +317,5 @@ def _now(session: Session) -> datetime:
     return session.execute(select(func.now())).scalar_one()
 
 
-def _lost(name: str, what: str, then: str) -> Unavailable:
-    return Unavailable(f"{UPSTREAM} cannot be walked through {name}: {what}; {then}.", upstream=UPSTREAM)
+def _lost(flow: Flow[Any], what: str, then: str) -> Unavailable:
+    return Unavailable(f"{flow.upstream} cannot be walked through {flow.name}: {what}; {then}.", upstream=flow.upstream)

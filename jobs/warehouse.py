@@ -5,17 +5,17 @@ guarded statements, so they may overtake each other and repeat themselves; the l
 would not validate is set aside and fetched again by its id, because a list is often wrong where the item is right.
 """
 
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from integrations import BadDelivery, NotFound, Rejected, Unavailable
+from integrations import BadDelivery
 from integrations.warehouse import LevelItem, ProductItem, Warehouse
 from jobs import Cancel, Context, RowId, Unique, _quarantine, _stock, _walk, answered, cron, every, job
 from jobs._policy import Backoff
+from jobs._refetch import refetch
 from jobs._stock import Applied, News
 from jobs._walk import Flow
 from models import Event, Location
@@ -28,11 +28,6 @@ LEVELS = Flow("stock_levels", "stock_levels", Warehouse.levels, Warehouse.level,
 #: Seconds that a walk through everything may take.
 LONG = 7_200
 SOON = Backoff(first=2.0, longest=600.0)
-
-#: Quarantined items fetched again in one go, how many are written together, and how many failures in a row end it.
-MOST_REFETCHED = 5_000
-TOGETHER = 100
-MOST_UNREACHABLE = 3
 
 EVENTS = ("inventory_level.updated", "inventory_level.deleted", "product.updated", "product.deleted")
 
@@ -66,7 +61,7 @@ def walk(context: Context) -> dict[str, Any]:
 @job(queue="warehouse", time_limit=1_800, backoff=SOON, needs=[Warehouse])
 def refetch_quarantined(context: Context) -> dict[str, Any]:
     """Fetch quarantined items again by their ids, and write those that are good now."""
-    return {PRODUCTS.name: _refetch(context, PRODUCTS), LEVELS.name: _refetch(context, LEVELS)}
+    return {PRODUCTS.name: refetch(context, PRODUCTS), LEVELS.name: refetch(context, LEVELS)}
 
 
 @job(
@@ -113,9 +108,9 @@ def _read(context: Context, *, full: bool) -> dict[str, Any]:
     result: dict[str, Any] = {"locations": _read_locations(context, context.use(Warehouse))}
     # Levels hang on products, so the products are made whole first.
     result[PRODUCTS.name] = _walk.walk(context, PRODUCTS, full=full)
-    result[PRODUCTS.name]["refetched"] = _refetch(context, PRODUCTS)["applied"]
+    result[PRODUCTS.name]["refetched"] = refetch(context, PRODUCTS)["applied"]
     result[LEVELS.name] = _walk.walk(context, LEVELS, full=full)
-    result[LEVELS.name]["refetched"] = _refetch(context, LEVELS)["applied"]
+    result[LEVELS.name]["refetched"] = refetch(context, LEVELS)["applied"]
     return result
 
 
@@ -171,64 +166,3 @@ def _item_id(body: bytes) -> str | None:
     except (ValueError, TypeError, LookupError):
         return None
     return found if isinstance(found, str) and 0 < len(found) <= 200 and found.isprintable() else None  # noqa: PLR2004
-
-
-@dataclass
-class Batch(Generic[T]):
-    """What one batch of fetches brought: good items by the id asked for, ids that are gone, and bad ones."""
-
-    good: dict[str, T]
-    gone: list[str]
-    bad: list[_quarantine.SetAside]
-    unreachable: int = 0
-
-
-def _refetch(context: Context, flow: Flow[T]) -> dict[str, int]:
-    with context.transaction() as session:
-        stream_id = _walk.ensure(session, flow.name)
-        ids = _quarantine.open_ids(session, stream_id, MOST_REFETCHED)
-    counts = {"fetched": len(ids), "applied": 0, "gone": 0, "still_bad": 0}
-    for start in range(0, len(ids), TOGETHER):
-        context.check()
-        batch = _fetch(context, flow, ids[start : start + TOGETHER])
-        bad = _settle(context, flow, stream_id, batch)
-        counts["applied"] += len(batch.good) - bad
-        counts["gone"] += len(batch.gone)
-        counts["still_bad"] += len(batch.bad) + bad + batch.unreachable
-        context.progress(done=min(start + TOGETHER, len(ids)), total=len(ids), note=f"{flow.name}: fetching again")
-    return counts
-
-
-def _fetch(context: Context, flow: Flow[T], ids: list[str]) -> Batch[T]:
-    batch = Batch[T]({}, [], [])
-    in_a_row = 0
-    for item_id in ids:
-        try:
-            batch.good[item_id] = flow.fetch(context.use(Warehouse), item_id)
-        except NotFound:
-            batch.gone.append(item_id)
-        except Rejected as error:
-            if error.code != "malformed_item":
-                raise
-            batch.bad.append(_quarantine.set_aside(item_id, str(error), ""))
-        except Unavailable:
-            batch.unreachable += 1
-            in_a_row += 1
-            if in_a_row >= MOST_UNREACHABLE:
-                raise
-            continue
-        in_a_row = 0
-    return batch
-
-
-def _settle(context: Context, flow: Flow[T], stream_id: int, batch: Batch[T]) -> int:
-    """Write a batch and close what it settled; return how many good items still had no place."""
-
-    def attempt(session: Session) -> int:
-        applied = flow.apply(session, list(batch.good.values()), News("sync", context.run_id))
-        _quarantine.resolve(session, stream_id, [*batch.good, *batch.gone])
-        aside = [_quarantine.from_misfit(misfit) for misfit in applied.misfits]
-        _quarantine.keep(session, stream_id, batch.bad + aside)
-        return len(aside)
-
-    return _stock.twice(context, attempt)

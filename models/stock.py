@@ -5,6 +5,7 @@ sum of a level's movements equals its `on_hand` at every moment. A sync writes t
 """
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import (
     CHAR,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     Index,
     SmallInteger,
     UniqueConstraint,
+    func,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
@@ -57,6 +59,8 @@ class Location(Kept, Base):
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     source_id: Mapped[str] = mapped_column(unique=True)
     name: Mapped[str]
+    #: Who counts its stock: only a walk through this upstream may find a level of the place missing.
+    upstream: Mapped[str] = mapped_column(server_default="warehouse")
 
 
 class StockLevel(Kept, Base):
@@ -103,7 +107,8 @@ class StockMovement(Kept, Base):
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     level_id: Mapped[int] = mapped_column(ForeignKey("stock_levels.id"))
     delta: Mapped[int]
-    #: `sync` (difference to the upstream's figure), `event` (the same, told by a webhook), `removal` (tombstone).
+    #: `sync` (difference to the upstream's figure), `event` (the same, told by a webhook), `import` (difference to a
+    #: file's), `removal` (tombstone).
     kind: Mapped[str]
     quantity_after: Mapped[int]
     reason: Mapped[str | None]
@@ -112,3 +117,24 @@ class StockMovement(Kept, Base):
     #: When it happened, by the upstream's clock.
     occurred_at: Mapped[datetime]
     run_id: Mapped[int | None]
+
+
+class StockFile(Base):
+    """A file of counted stock: known by what is in it, so the same file given twice is one row and changes nothing."""
+
+    __tablename__ = "stock_files"
+
+    id: Mapped[int] = mapped_column(Identity(), primary_key=True)
+    #: SHA-256 of its bytes.
+    digest: Mapped[str] = mapped_column(unique=True)
+    #: What it was called when it came first.
+    name: Mapped[str]
+    #: When it came: the moment of all its figures, by the database's clock.
+    counted_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    #: Lines read and written so far: an import that broke off goes on behind them.
+    lines: Mapped[int] = mapped_column(server_default="0")
+    #: `{"seen": 0, "changed": 0, ...}` so far.
+    counts: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
+    #: The run that reads it, or read it last.
+    run_id: Mapped[int | None]
+    finished_at: Mapped[datetime | None]

@@ -1,0 +1,31 @@
+"""A location is counted by one upstream; files that are imported are known by what is in them."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0017"
+down_revision = "0016"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("locations", sa.Column("upstream", sa.Text(), server_default="warehouse", nullable=False))
+    op.create_table(
+        "stock_files",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("counted_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("lines", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("counts", sa.dialects.postgresql.JSONB(), server_default=sa.text("'{}'::jsonb"), nullable=False),
+        sa.Column("run_id", sa.BigInteger(), nullable=True),
+        sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("stock_files_pkey")),
+        sa.UniqueConstraint("digest", name=op.f("stock_files_digest_key")),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("stock_files")
+    op.drop_column("locations", "upstream")
