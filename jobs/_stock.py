@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 
 from integrations.warehouse import LevelItem, LocationItem, ProductItem, Warehouse
 from jobs._context import Context
+from models import FILE
 
 T = TypeVar("T", ProductItem, LevelItem)
 Written = TypeVar("Written")
@@ -32,10 +33,11 @@ class News:
     """Where items come from.
 
     `sync` items were read from the upstream just now. `event` items are what it said some time ago: they may not
-    bring back, with a state we already had, what a full walk found missing since.
+    bring back, with a state we already had, what a full walk found missing since. `import` items were counted by
+    people.
     """
 
-    kind: Literal["sync", "event"]
+    kind: Literal["sync", "event", "import"]
     run_id: int
 
 
@@ -58,7 +60,7 @@ class Applied:
 
 
 #: What the ids of levels begin with that no upstream has told us of.
-BY_FILE = "file/"
+BY_FILE = f"{FILE}/"
 
 # The item's state is later than ours; or a walk meets again, unchanged, what we had taken for gone.
 FRESH = """

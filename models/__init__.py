@@ -18,7 +18,7 @@ This package knows nothing of jobs, brokers or upstreams.
     streams           one kind of thing synced: cursor, high-water mark; stream_moves is its history
     sightings         what a full walk of a stream has seen so far
     quarantine        items that would not validate
-    products, locations, stock_levels, stock_movements    the shop's own truth; stock_files are the counts imported
+    products, locations, stock_levels, stock_movements    the shop's own truth
     orders, order_lines    what somebody wants to buy; reservations keep its stock, fulfilments ship it once
     checkout_sessions, payments, refunds, disputes    Stripe's objects as last observed
     event_marks       how far events were read that nobody had accepted
@@ -44,12 +44,13 @@ from models.redrive import Fate, Redrive, Redriven
 from models.run import FINAL, MOVES, NEVER, Attempt, LogLine, Outcome, Run, State
 from models.schedule import Schedule, Slot
 from models.search import Generation, SearchChange, SearchReject
-from models.stock import Location, Product, StockFile, StockLevel, StockMovement
+from models.stock import FILE, Location, Product, StockFile, StockFilePart, StockLevel, StockMovement
 from models.stream import Quarantine, Sighting, Stream, StreamMove
 from models.upstream import Upstream
 from models.user import ApiToken, Role, SignIn, User, WrongPassword
 
 __all__ = [
+    "FILE",
     "FINAL",
     "MOVES",
     "NEVER",
@@ -97,6 +98,7 @@ __all__ = [
     "Slot",
     "State",
     "StockFile",
+    "StockFilePart",
     "StockLevel",
     "StockMovement",
     "StockState",

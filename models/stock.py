@@ -119,6 +119,10 @@ class StockMovement(Kept, Base):
     run_id: Mapped[int | None]
 
 
+#: What a file is called where others have an upstream.
+FILE = "file"
+
+
 class StockFile(Base):
     """A file of counted stock: known by what is in it, so the same file given twice is one row and changes nothing."""
 
@@ -138,3 +142,13 @@ class StockFile(Base):
     #: The run that reads it, or read it last.
     run_id: Mapped[int | None]
     finished_at: Mapped[datetime | None]
+
+
+class StockFilePart(Base):
+    """A piece of a file, kept until all of the file is written."""
+
+    __tablename__ = "stock_file_parts"
+
+    file_id: Mapped[int] = mapped_column(ForeignKey("stock_files.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    content: Mapped[bytes]

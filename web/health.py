@@ -13,6 +13,7 @@ from enum import StrEnum
 from itertools import groupby
 
 from jobs._canary import PREFIX
+from models import FILE
 from web.pulse import NotMigrated, Sight, Snapshot
 from web.question import Silence
 from web.recent import RetryingView
@@ -273,7 +274,9 @@ def _circuit(circuit: CircuitView, now: datetime) -> Check:
 
 def _stream(stream: StreamView) -> Iterator[Check]:
     name = f"{stream.upstream}/{stream.name}"
-    if stream.freshness_seconds is None and not stream.walking:
+    if stream.upstream == FILE:
+        pass  # it is what people gave us and has no end
+    elif stream.freshness_seconds is None and not stream.walking:
         detail = f"The stream {name} was never read to its end: see `headrace runs list --job {stream.upstream}`."
         yield Check(f"streams:{name}", Status.AMBER, detail)
     elif stream.freshness_seconds is not None and stream.freshness_seconds > STREAM_AMBER:

@@ -14,6 +14,7 @@ from workers.actions._audit import Actor, Refused, record
 from workers.actions._events import EventSelection, Replayed, backfill, replay, replayable
 from workers.actions._groups import Group, groups, on_the_broker
 from workers.actions._holds import HOLDS, RAMP, Hold, is_paused, keys_of, limit, pause, resume
+from workers.actions._imports import PIECE, Imported, import_stock, try_import
 from workers.actions._moves import (
     CANCEL,
     DISCARD,
@@ -47,6 +48,7 @@ __all__ = [
     "CANCEL",
     "DISCARD",
     "HOLDS",
+    "PIECE",
     "RAMP",
     "RESTORE",
     "RETRY",
@@ -55,6 +57,7 @@ __all__ = [
     "EventSelection",
     "Group",
     "Hold",
+    "Imported",
     "Move",
     "Moved",
     "Planned",
@@ -78,6 +81,7 @@ __all__ = [
     "give_password",
     "give_role",
     "groups",
+    "import_stock",
     "is_called",
     "is_paused",
     "issue_token",
@@ -100,5 +104,6 @@ __all__ = [
     "silence_name",
     "stop_redrive",
     "try_alerts",
+    "try_import",
     "unsilence",
 ]

@@ -24,8 +24,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("stock_files_pkey")),
         sa.UniqueConstraint("digest", name=op.f("stock_files_digest_key")),
     )
+    op.create_table(
+        "stock_file_parts",
+        sa.Column("file_id", sa.BigInteger(), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("content", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["file_id"], ["stock_files.id"], name=op.f("stock_file_parts_file_id_fkey"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("file_id", "number", name=op.f("stock_file_parts_pkey")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("stock_file_parts")
     op.drop_table("stock_files")
     op.drop_column("locations", "upstream")
