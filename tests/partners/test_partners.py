@@ -1,5 +1,7 @@
 """Partners that are described, not programmed: the walk, the ledger and the quarantine are those of the warehouse."""
 
+import base64
+import hmac
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -12,6 +14,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from integrations import (
+    BadSignature,
     Cursor,
     Fields,
     Link,
@@ -31,7 +34,7 @@ from jobs import Context, _stock, sync_partner
 from jobs._stock import News
 from models import Location, Quarantine, StockLevel, StockMovement, Stream
 from tests.partners.serving import Partner, Request, Response, Route, serving
-from tests.partners.shopifylike import PATH, WebShop
+from tests.partners.shopifylike import PATH, WebShop, WebShopSettings
 from tests.partners.squarelike import Tills
 
 BASE = datetime(2026, 11, 1, tzinfo=UTC)
@@ -74,7 +77,9 @@ def serve() -> Iterator[Serve]:
 
 
 def client(kind: type[StockPartner], partner: Partner) -> StockPartner:
-    return kind(PartnerSettings.model_validate({"url": partner.url, "token": "shpat_secret"}))
+    settings = kind.Settings.model_validate({"url": partner.url, "token": "shpat_secret"})
+    assert isinstance(settings, PartnerSettings)
+    return kind(settings)
 
 
 def stock(sessions: sessionmaker[Session]) -> dict[str, int]:
@@ -331,6 +336,21 @@ def test_an_export_that_lies_on_another_server_inside_is_not_read(
     with pytest.raises(Unavailable, match="keeps its export where we do not look"):
         sync_partner(context, WebShop)
     assert elsewhere.asked == []
+
+
+def test_a_webhook_is_believed_by_the_hmac_of_its_bytes_in_base64() -> None:
+    settings = {"url": "https://shop.example.com", "token": "x", "webhook_secrets": "new-secret,old-secret"}
+    shop = WebShop(WebShopSettings.model_validate(settings))
+    body = b'{"inventory_item_id": 4711, "location_id": 77, "available": 4}'
+    headers = {
+        "X-Shopify-Hmac-Sha256": base64.b64encode(hmac.digest(b"old-secret", body, "sha256")).decode(),
+        "X-Shopify-Webhook-Id": "b54557e4", "X-Shopify-Topic": "inventory_levels/update",
+    }  # fmt: skip
+    said = shop.verify(headers, body, 0.0)
+    assert (said.external_id, said.type, said.subject) == ("b54557e4", "inventory_levels/update", "4711")
+    assert said.secret_index == 1
+    with pytest.raises(BadSignature):
+        shop.verify(headers, body + b" ", 0.0)
 
 
 ITEMS = [
