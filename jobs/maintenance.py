@@ -91,6 +91,15 @@ EXPIRED = {
         DELETE FROM wrong_passwords WHERE (name, address) IN (
             SELECT name, address FROM wrong_passwords WHERE since < now() - :days * interval '1 day' LIMIT :together)
     """),
+    # Uploads that broke off and were not given again; what a run was asked for stays, whatever became of it.
+    "stock_files": text("""
+        DELETE FROM stock_files WHERE id IN (
+            SELECT f.id FROM stock_files f
+            WHERE f.finished_at IS NULL AND f.lines = 0 AND f.counted_at < now() - :days * interval '1 day'
+              AND NOT EXISTS (SELECT 1 FROM runs r
+                              WHERE r.job = 'imports.stock' AND r.args ->> 'file_id' = CAST(f.id AS text))
+            ORDER BY f.id LIMIT :together)
+    """),
     "redrives": text("""
         DELETE FROM redrives WHERE id IN (
             SELECT id FROM redrives WHERE ended_at < now() - :days * interval '1 day' ORDER BY id LIMIT 10)
@@ -144,6 +153,7 @@ def prune(
     ages = {"processes": processes, "slots": slots, "events": events, "batches": batches, "redrives": redrives}
     ages |= {"alerts": alerts, "silences": alerts, "rejected": rejected}
     ages |= {"canaries": canaries, "canary_slots": canaries}
+    ages |= {"stock_files": 7}
     ages |= {"sign_ins": 1, "wrong_passwords": 1}  # they mean nothing any more after minutes or hours
     removed = {"runs": forget_runs(context, succeeded=succeeded, cancelled=cancelled)}
     return removed | {table: _remove(context, table, EXPIRED[table], days) for table, days in ages.items()}

@@ -23,6 +23,7 @@ _OPEN = re.compile(r"/sign-in|/api/openapi\.json")
 #: The least role for what acts.
 ACTIONS = (
     (re.compile(r"(/api/v1)?/runs/\d+/cancel"), Role.OPERATOR),
+    (re.compile(r"/api/v1/imports/stock"), Role.OPERATOR),
     (re.compile(r"/sign-out(/everywhere)?"), Role.VIEWER),
 )
 _FOR_PROGRAMS = re.compile(r"/(api(?!/docs$)|health|metrics|webhooks|static)(/|$)")

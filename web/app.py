@@ -21,6 +21,7 @@ from jobs._documents import ALIAS
 from web.credentials import Credentials
 from web.doors import Doors
 from web.guard import Guard
+from web.imports import Imports, Taken
 from web.inbox import Inbox
 from web.machines import Machines, Overview
 from web.metrics import Census
@@ -81,6 +82,7 @@ def _serve(app: FastAPI, pages: Pages, machines: Machines, engine: Engine) -> No
     ):
         described: dict[str, Any] = {"response_model": answer, "summary": summary, "dependencies": [Depends(TOKEN)]}
         app.add_api_route(f"/api/v1{path}", ask, methods=[method], **described)
+    _take_imports(app, Imports(engine))
     pages_and_probes: tuple[tuple[list[str], str, Callable[..., Any]], ...] = (
         (LOOKING, "/", pages.overview),
         (LOOKING, "/runs/{run_id:int}", runs.page),
@@ -98,6 +100,19 @@ def _serve(app: FastAPI, pages: Pages, machines: Machines, engine: Engine) -> No
     )
     for methods, path, endpoint in pages_and_probes:
         app.add_api_route(path, endpoint, methods=methods, include_in_schema=False)
+
+
+def _take_imports(app: FastAPI, imports: Imports) -> None:
+    app.add_api_route(
+        "/api/v1/imports/stock",
+        imports.stock,
+        methods=["POST"],
+        response_model=Taken,
+        status_code=202,
+        summary="Import counted stock",
+        dependencies=[Depends(TOKEN)],
+        openapi_extra={"requestBody": {"required": True, "content": {"text/csv": {"schema": {"type": "string"}}}}},
+    )
 
 
 def _pulse(runtime: Runtime) -> Pulse:

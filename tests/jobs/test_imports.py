@@ -9,7 +9,7 @@ from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from integrations.warehouse import LevelItem, LocationItem, ProductItem
-from jobs import Context, _stock_files, imports
+from jobs import Context, _stock_files, imports, maintenance
 from jobs._stock import News, apply_levels, apply_locations, apply_products
 from models import Quarantine, Run, StockFile, StockFilePart, StockLevel, StockMovement
 from workers import actions
@@ -170,6 +170,18 @@ def test_an_upload_that_breaks_off_goes_on_behind_the_last_piece_that_was_kept(
         assert (
             session.scalars(select(StockFile)).one().lines == 4
         )  # the kept piece, with its empty line, was not sent again
+
+
+def test_an_upload_that_nobody_goes_on_with_is_let_go_after_a_week(
+    engine: Engine, sessions: sessionmaker[Session], make_context: Callable[..., Context]
+) -> None:
+    actions.import_stock(engine, "asked for", lambda: [HEAD + b"SKU-0,loc_1,4\n"], by="kim")
+    with sessions.begin() as session:
+        session.add_all([StockFile(digest=name, name=name) for name in ("old", "new")])
+        session.execute(text("UPDATE stock_files SET counted_at = now() - interval '8 days' WHERE name <> 'new'"))
+    maintenance.prune(make_context())
+    with sessions() as session:
+        assert set(session.scalars(select(StockFile.name))) == {"asked for", "new"}
 
 
 @pytest.mark.parametrize(

@@ -448,6 +448,15 @@ def test_a_flag_deletes_and_a_link_to_another_server_is_refused(
         sync_partner(context, Flagging)
 
 
+def test_the_moment_is_asked_for_as_the_partner_wants_it() -> None:
+    since = datetime(2026, 11, 23, 6, tzinfo=UTC)
+    asked = Listing(path="/", since="after", params={"size": 9}).filters(since)
+    assert asked == {"size": 9, "after": "2026-11-23T06:00:00.000000Z"}
+    epoch = Listing(path="/", since="after", since_as="epoch", since_inclusive=False)
+    assert (epoch.filters(since), epoch.filters(None)) == ({"after": str(int(since.timestamp()) - 1)}, {})
+    assert Listing(path="/").filters(since) == {}
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

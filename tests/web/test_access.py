@@ -38,6 +38,7 @@ NEEDED = {
     ("GET", "/api/v1/overview"): Role.VIEWER,
     ("GET", "/api/v1/runs/{run_id:int}"): Role.VIEWER,
     ("POST", "/api/v1/runs/{run_id:int}/cancel"): Role.OPERATOR,
+    ("POST", "/api/v1/imports/stock"): Role.OPERATOR,
     ("GET", "/api/v1/schedules/{name}"): Role.VIEWER,
     ("GET", "/health"): None,
     ("GET", "/health/live"): None,

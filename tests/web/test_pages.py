@@ -149,6 +149,7 @@ def test_the_description_of_the_api_names_what_the_overview_answers(shop: httpx.
     answer = shop.get("/api/v1/overview").json()
     described = schema["components"]["schemas"]["Snapshot"]["properties"]
     assert set(schema["paths"]) == {
+        "/api/v1/imports/stock",
         "/api/v1/overview",
         "/api/v1/runs/{run_id}",
         "/api/v1/runs/{run_id}/cancel",
