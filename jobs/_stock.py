@@ -32,10 +32,11 @@ class News:
     """Where items come from.
 
     `sync` items were read from the upstream just now. `event` items are what it said some time ago: they may not
-    bring back, with a state we already had, what a full walk found missing since.
+    bring back, with a state we already had, what a full walk found missing since. Nor may an `answer`, which is what
+    the upstream made of an adjustment of ours, perhaps some time ago.
     """
 
-    kind: Literal["sync", "event"]
+    kind: Literal["sync", "event", "answer"]
     run_id: int
 
 

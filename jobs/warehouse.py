@@ -3,6 +3,8 @@
 The walks make sure that nothing is missed, the webhooks that nobody waits an hour. Both write through the same
 guarded statements, so they may overtake each other and repeat themselves; the later state of the upstream stays. What
 would not validate is set aside and fetched again by its id, because a list is often wrong where the item is right.
+
+The other way round the warehouse is told what our orders take, give back and have shipped (`jobs/_adjustments.py`).
 """
 
 from dataclasses import dataclass
@@ -14,7 +16,20 @@ from sqlalchemy.orm import Session
 
 from integrations import BadDelivery, NotFound, Rejected, Unavailable
 from integrations.warehouse import LevelItem, ProductItem, Warehouse
-from jobs import Cancel, Context, RowId, Unique, _quarantine, _stock, _walk, answered, cron, every, job
+from jobs import (
+    Cancel,
+    Context,
+    RowId,
+    Unique,
+    _adjustments,
+    _quarantine,
+    _stock,
+    _walk,
+    answered,
+    cron,
+    every,
+    job,
+)
 from jobs._policy import Backoff
 from jobs._stock import Applied, News
 from jobs._walk import Flow
@@ -107,6 +122,12 @@ def _summed(counts: list[dict[str, Any]]) -> dict[str, Any]:
     notes = [count["note"] for count in counts if "note" in count]
     summed = {name: sum(count.get(name, 0) for count in counts) for name in ("changed", "quarantined")}
     return summed | ({"note": notes[0]} if notes else {})
+
+
+@job(queue="warehouse", key="level_id", ordered=True, unique=Unique(), max_attempts=30, backoff=SOON, needs=[Warehouse])
+def write_back(context: Context, *, level_id: RowId) -> dict[str, Any]:
+    """Tell the warehouse what our orders take, give back and have shipped of one level."""
+    return _adjustments.tell(context, level_id)
 
 
 def _read(context: Context, *, full: bool) -> dict[str, Any]:
