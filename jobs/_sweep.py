@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from jobs._context import Context
+from jobs._signals import Cancel
 from models import Stream
 
 #: Full walks in a row that must miss an item.
@@ -87,13 +88,28 @@ def sweep(session: Session, stream: Stream, table: str, started: datetime, conte
     return removed
 
 
+def remove_approved(session: Session, stream_id: int, table: str, most: int, context: Context) -> int:
+    """Remove what is held, if it is no more than was approved; return the number of rows removed.
+
+    Raises:
+        Cancel: Another walk found more missing since, or nothing is held any more.
+    """
+    stream = session.get_one(Stream, stream_id, with_for_update={"key_share": True})
+    values = {"stream_id": stream_id, "misses": MISSES, "run_id": context.run_id}
+    missing = session.execute(text(TALLY.format(table=table)), values).one()[0]
+    if not stream.held_deletions or missing > most:
+        raise Cancel(f"{most} deletions were approved and {missing} are due by now: look at the stream, approve again")
+    stream.held_deletions = 0
+    return len(session.execute(text(REMOVE[table]), values).all())
+
+
 def _remove(session: Session, stream: Stream, table: str, values: dict[str, object], context: Context) -> int:
     missing, live, met = session.execute(text(TALLY.format(table=table)), values).one()
     stream.held_deletions = missing if missing > live * HELD_SHARE or not met else 0
     if stream.held_deletions:
         context.log(
             f"{stream.name}: {missing} of {live} items are missing upstream, too many to believe: none was removed,"
-            " look at the upstream's list"
+            " look at the upstream's list, then `headrace streams approve` if it is right"
         )
         return 0
     return len(session.execute(text(REMOVE[table]), values).all()) if missing else 0

@@ -202,14 +202,23 @@ def _step(context: Context, warehouse: Warehouse, flow: Flow[T], state: Walk, gu
     try:
         page = flow.page(warehouse, updated_since=state.since, cursor=state.cursor, etag=state.etag)
     except CursorExpired:
-        guards.expired += 1
-        guards.cursors.clear()  # the same places are passed again, rightly
-        if state.cursor is None or guards.expired > MOST_EXPIRED:
-            raise _lost(flow.name, "its cursors expire before they can be used", "it is asked again later") from None
+        expired(guards, flow.name, state.cursor)
         with context.transaction() as session:
             return _rejoin(session, state), False
     guards.pass_page(flow.name, page)
     return twice(context, lambda session: _write_page(session, context, flow, state, page)), not page.has_more
+
+
+def expired(guards: Guards, name: str, cursor: str | None) -> None:
+    """Let an expired cursor pass; the caller goes on without it.
+
+    Raises:
+        Unavailable: That leads nowhere.
+    """
+    guards.expired += 1
+    guards.cursors.clear()  # the same places are passed again, rightly
+    if cursor is None or guards.expired > MOST_EXPIRED:
+        raise _lost(name, "its cursors expire before they can be used", "it is asked again later")
 
 
 def _rejoin(session: Session, state: Walk) -> Walk:

@@ -24,6 +24,8 @@ from jobs import (
     _adjustments,
     _quarantine,
     _stock,
+    _stock_differences,
+    _sweep,
     _walk,
     answered,
     cron,
@@ -76,6 +78,38 @@ def sync(context: Context, *, full: bool = False) -> dict[str, Any]:
 def walk(context: Context) -> dict[str, Any]:
     """Read everything, and notice what is no longer there."""
     return _read(context, full=True)
+
+
+@job(
+    queue="warehouse",
+    max_attempts=3,
+    time_limit=LONG,
+    backoff=SOON,
+    schedule=cron("10 5 * * *"),
+    needs=[Warehouse],
+)
+def verify(context: Context, *, stream: str | None = None, repair: bool = False) -> dict[str, Any]:
+    """Read everything and count where it is not what we hold.
+
+    Args:
+        context: The running job.
+        stream: `products` or `stock_levels`; both without it.
+        repair: Whether to write what the warehouse says wherever nothing explains the difference.
+    """
+    result: dict[str, Any] = {}
+    if stream in {None, PRODUCTS.name}:
+        result[PRODUCTS.name] = _stock_differences.compare(context, PRODUCTS, repair=repair).summary()
+    if stream in {None, LEVELS.name}:
+        result[LEVELS.name] = _stock_differences.compare(context, LEVELS, repair=repair).summary()
+    return result
+
+
+@job(queue="warehouse")
+def remove_missing(context: Context, *, stream: str, most: int) -> dict[str, Any]:
+    """Remove what two full walks did not meet, after a person has looked at so many and approved."""
+    table = {PRODUCTS.name: PRODUCTS.table, LEVELS.name: LEVELS.table}[stream]
+    with context.transaction() as session:
+        return {"removed": _sweep.remove_approved(session, _walk.ensure(session, stream), table, most, context)}
 
 
 @job(queue="warehouse", time_limit=1_800, backoff=SOON, needs=[Warehouse])
