@@ -167,12 +167,21 @@ def rewind(
     if dry_run:
         with reading() as connection:
             mark = actions.check_rewind(connection, name, back_to)
+            expected = actions.estimate(connection, mark, back_to)
     else:
         with acting() as connection:
             mark = actions.rewind(connection, name, back_to, by=by, reason=reason)
+            expected = actions.estimate(connection, mark, back_to)
     verb = "would go" if dry_run else "went"
     note = " (dry run, nothing was changed)" if dry_run else ": the next sync reads from there"
     typer.echo(f"stream {mark.name} {verb} from {_said(mark.high_water)} back to {_said(back_to)}{note}")
+    if expected is not None:
+        typer.echo(_expected(expected))
+
+
+def _expected(expected: actions.Estimate) -> str:
+    time = span(expected.seconds) + " of waiting" if expected.seconds is not None else "nobody knows yet how long"
+    return f"it reads about {expected.rows:,} rows again: {expected.calls:,} calls, {time}"
 
 
 def _said(at: datetime | None) -> Any:
