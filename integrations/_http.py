@@ -149,6 +149,14 @@ class HttpUpstream:
         """
         return self.send("GET", self._base_url + path, params=params, headers=headers)
 
+    def post(self, path: str, content: bytes, *, headers: Mapping[str, str]) -> Reply:
+        """Ask for a change, trying again over momentary trouble if there is an ``Idempotency-Key`` among the headers.
+
+        Raises:
+            IntegrationError: See ``integrations._errors``.
+        """
+        return self.send("POST", self._base_url + path, headers=headers, content=content)
+
     def send(
         self,
         method: str,

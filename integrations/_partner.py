@@ -12,6 +12,7 @@ systems may number alike; products are known by their sku and are nobody's but t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -115,9 +116,8 @@ class StockPartner(Integration):
         reply = self._http.get(self.item.replace("{id}", native), headers=self.headers)
         payload = reply.json()
         raw = look(payload, self.item_at) if self.item_at else payload
-        as_of = _as_of(reply, None)
         try:
-            return self._read(raw, self._found_skus([raw]), as_of)
+            return self._read(raw, self._found_skus([raw]))
         except ValidationError as error:
             raise Rejected(
                 f"{self.name} answered {reply.asked} with a malformed item ({explain(error)}): ask the upstream.",
@@ -189,20 +189,21 @@ class StockPartner(Integration):
         refused = list(rejects)
         for raw in raws:
             try:
-                items.append(self._read(raw, skus, as_of))
+                items.append(self._read(raw, skus))
             except ValidationError as error:
                 refused.append(reject(raw, explain(error), self._name_of(raw)))
         more = following is not None
         return Page(items, refused, following, has_more=more, as_of=as_of, etag=etag, not_modified=False)
 
-    def _read(self, raw: Any, skus: Mapping[str, str], as_of: datetime) -> LevelItem:
+    def _read(self, raw: Any, skus: Mapping[str, str]) -> LevelItem:
         found = self.fields.draw(raw)
         key = self.fields.key(raw)
         if "sku" not in found and key is not None and key in skus:
             found["sku"] = skus[key]
         found |= {name: self._ours(found[name]) for name in ("id", "location_id") if isinstance(found.get(name), str)}
-        # Without a version of theirs, of two states of the same moment the one that was read later stays.
-        found.setdefault("version", int(as_of.timestamp() * 1_000_000))
+        # Without a version of theirs, of two states of the same moment the one that was read later stays. Their clock
+        # is told in whole seconds, so it is ours that says which one that is.
+        found.setdefault("version", time.time_ns() // 1_000)
         return LevelItem.model_validate({"reserved": 0, **found})
 
     def _name_of(self, raw: Any) -> str | None:

@@ -13,10 +13,12 @@ strings, and fields we do not know. What is not: fractions, booleans, times with
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, TypeVar
 from urllib.parse import quote
 
+import orjson
 from pydantic import BaseModel, Field, ValidationError
 
 from integrations._errors import BadDelivery, CursorExpired, Rejected
@@ -32,7 +34,7 @@ from integrations._source import Body, Source, parse_object, require_label
 from integrations._teaching import Teaching
 from integrations._warehouse_items import LevelItem, LocationItem, ProductItem, explain, read_moment
 
-__all__ = ["LevelItem", "LocationItem", "Page", "ProductItem", "Reject", "Warehouse", "WarehouseSettings"]
+__all__ = ["Change", "LevelItem", "LocationItem", "Page", "ProductItem", "Reject", "Warehouse", "WarehouseSettings"]
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -48,6 +50,36 @@ class WarehouseSettings(PacedSettings):
     webhook_secrets: Annotated[Secrets, signed_by(STANDARD)] = Field(
         default=(), description="Secrets its webhooks are signed with (whsec_...), comma-separated, newest first."
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of one stock level at the warehouse, decided upon one version of it."""
+
+    key: str
+    """Sent as ``Idempotency-Key``: whoever asks again with it asks for the same change, which is made once."""
+    level_id: str
+    on_hand: int
+    """Pieces that come in, or leave if negative."""
+    reserved: int
+    """Pieces that are to be kept for us, or no longer if negative."""
+    reason: str
+    occurred_at: datetime
+    expected_version: int
+    """If the warehouse has another one it changes nothing, now and later."""
+
+    def body(self) -> bytes:
+        """Return the request's body; the same bytes for the same change."""
+        return orjson.dumps(
+            {
+                "inventory_level_id": self.level_id,
+                "delta": self.on_hand,
+                "reserved_delta": self.reserved,
+                "reason": self.reason,
+                "occurred_at": _moment(self.occurred_at),
+                "expected_version": self.expected_version,
+            }
+        )
 
 
 class Warehouse(Integration):
@@ -122,6 +154,17 @@ class Warehouse(Integration):
         """Fetch one stock level. Errors as for :meth:`product`."""
         return self._item(LevelItem, f"/v1/inventory-levels/{quote(level_id, safe='')}")
 
+    def adjust(self, change: Change) -> LevelItem:
+        """Change a level and return it as it was right after the change.
+
+        Raises:
+            NotFound: The warehouse has no such level (any more).
+            Rejected: Nothing was changed. ``code`` is ``stale_version`` if the level is at another version by now.
+            IntegrationError: See ``integrations._errors``; nobody knows whether it was changed, so ask the same again.
+        """
+        headers = {"Content-Type": "application/json", "Idempotency-Key": change.key}
+        return self._read(LevelItem, self._http.post("/v1/inventory-adjustments", change.body(), headers=headers))
+
     def locations(self) -> list[LocationItem]:
         """List every location. One that cannot be read makes the list useless, as stock hangs on all of them.
 
@@ -177,7 +220,9 @@ class Warehouse(Integration):
         return _judge_page(model, reply, _envelope(reply))
 
     def _item(self, model: type[T], path: str) -> T:
-        reply = self._http.get(path)
+        return self._read(model, self._http.get(path))
+
+    def _read(self, model: type[T], reply: Reply) -> T:
         try:
             return model.model_validate(reply.json())
         except ValidationError as error:
@@ -192,10 +237,14 @@ class Warehouse(Integration):
 def _query(since: datetime | None, cursor: str | None, limit: int, *, include_deleted: bool) -> dict[str, str]:
     query = {"limit": str(limit), "include_deleted": "true" if include_deleted else "false"}
     if since is not None:
-        query["updated_since"] = since.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        query["updated_since"] = _moment(since)
     if cursor is not None:
         query["cursor"] = cursor
     return query
+
+
+def _moment(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _envelope(reply: Reply) -> dict[str, Any]:

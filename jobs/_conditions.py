@@ -142,6 +142,17 @@ DRIFTS = text("""
     SELECT 'stock ledger', finished_at, error, CASE state WHEN 'dead' THEN 1 ELSE 0 END
     FROM (SELECT finished_at, error, state FROM runs
           WHERE job = :ledger AND state IN ('succeeded', 'dead') ORDER BY id DESC LIMIT 1) AS added_up
+    UNION ALL
+    SELECT * FROM (
+        -- A check may have been of one stream alone.
+        SELECT DISTINCT ON (s.key) 'warehouse/' || s.key, finished_at, NULL::text,
+               (s.value ->> 'missing')::bigint + (s.value ->> 'stale')::bigint + (s.value ->> 'orphans')::bigint
+               - (s.value ->> 'repaired')::bigint
+        FROM (SELECT id, finished_at, result FROM runs
+              WHERE job = 'warehouse.verify' AND state = 'succeeded' ORDER BY id DESC LIMIT 10) AS compared,
+             jsonb_each(result) AS s
+        ORDER BY s.key, compared.id DESC
+    ) AS streams
 """)
 
 SHUT_CIRCUITS = text("""
@@ -242,6 +253,11 @@ def _drift(row: Row[Any]) -> Told:
         return None
     if row.error:
         return row.name, f"The check of the {row.name} did not end well: {row.error}; `headrace run {LEDGER} --wait`."
+    if row.name.startswith("warehouse/"):
+        return row.name, (
+            f"The last check found {counted(row.differing, 'item')} of {row.name} not the same here and there: see"
+            f" the log of its run, then `headrace streams repair {row.name}`."
+        )
     return row.name, (
         f"The last check found {counted(row.differing, 'product')} not the same in Postgres and the search index:"
         " run `headrace search repair`, then `headrace search verify`."

@@ -44,7 +44,7 @@ _LOCKED = f"""
 RELEASE = text(f"""
     WITH {_LOCKED}, released AS (
         UPDATE reservations r SET state = 'released', updated_at = now()
-        WHERE r.state <> 'released' AND {_OF_ORDER} AND r.level_id IN (SELECT id FROM locked)
+        WHERE r.state IN ('held', 'committed') AND {_OF_ORDER} AND r.level_id IN (SELECT id FROM locked)
         RETURNING r.level_id, r.quantity
     ), given AS (SELECT level_id, sum(quantity) AS quantity FROM released GROUP BY level_id)
     UPDATE stock_levels l SET reserved = l.reserved - g.quantity, version = l.version + 1, updated_at = now()

@@ -14,6 +14,7 @@ returned with the reason, and the others are written.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import TextClause, text
@@ -33,12 +34,14 @@ class News:
     """Where items come from.
 
     `sync` items were read from the upstream just now. `event` items are what it said some time ago: they may not
-    bring back, with a state we already had, what a full walk found missing since. `import` items were counted by
-    people.
+    bring back, with a state we already had, what a full walk found missing since. Nor may an `answer`, which is what
+    the upstream made of an adjustment of ours, perhaps some time ago. `import` items were counted by people.
     """
 
-    kind: Literal["sync", "event", "import"]
+    kind: Literal["sync", "event", "answer", "import"]
     run_id: int
+    #: A repair: whatever state we hold from this moment or before may be replaced by any other, also by an older one.
+    settled: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,14 @@ BY_FILE = f"{FILE}/"
 
 # The item's state is later than ours; or a walk meets again, unchanged, what we had taken for gone.
 FRESH = """
-    (t.id IS NULL OR (i.source_updated_at, i.source_version) > (t.source_updated_at, t.source_version)
+    (t.id IS NULL OR t.source_updated_at <= CAST(:settled AS timestamptz)
+     OR (i.source_updated_at, i.source_version) > (t.source_updated_at, t.source_version)
      OR (:current AND NOT i.deleted AND t.deleted_at IS NOT NULL
          AND (i.source_updated_at, i.source_version) = (t.source_updated_at, t.source_version)))
 """
 GUARD = """
-    (excluded.source_updated_at, excluded.source_version) > (t.source_updated_at, t.source_version)
+    t.source_updated_at <= CAST(:settled AS timestamptz)
+    OR (excluded.source_updated_at, excluded.source_version) > (t.source_updated_at, t.source_version)
     OR (:current AND excluded.deleted_at IS NULL AND t.deleted_at IS NOT NULL
         AND (excluded.source_updated_at, excluded.source_version) = (t.source_updated_at, t.source_version))
 """
@@ -154,7 +159,7 @@ LEVELS = text(f"""
         RETURNING WITH (OLD AS o, NEW AS n)
             n.id, n.source_id, n.deleted_at, n.on_hand, n.on_hand - coalesce(o.on_hand, 0) AS delta,
             n.source_version, n.source_updated_at, n.version,
-            (o.source_updated_at, o.source_version) = (n.source_updated_at, n.source_version) AS again
+            (o.source_updated_at, o.source_version) >= (n.source_updated_at, n.source_version) AS again
     ), moved AS (
         INSERT INTO stock_movements (level_id, delta, kind, quantity_after, source_ref, occurred_at, run_id)
         SELECT id, delta, CASE WHEN deleted_at IS NULL THEN :kind ELSE 'removal' END, on_hand,
@@ -191,17 +196,10 @@ LOCATIONS = text("""
 
 def apply_products(session: Session, items: Sequence[ProductItem], news: News) -> Applied:
     """Write what is newer than what we hold; at most one item per id and per live sku of a batch is written."""
+    values = {"current": news.kind == "sync", "settled": news.settled}
 
     def write(some: Sequence[ProductItem]) -> Applied:
-        prices = [item.price if item.price and item.price.amount is not None else None for item in some]
-        columns: dict[str, list[Any]] = {
-            "name": [item.name for item in some],
-            "brand": [item.brand for item in some],
-            "category": [item.category for item in some],
-            "price": [price and price.amount for price in prices],
-            "currency": [price and price.currency for price in prices],
-        }
-        return _write(session, PRODUCTS, some, columns, {"current": news.kind == "sync"})
+        return _write(session, PRODUCTS, some, values)
 
     chosen, misfits = choose(items, lambda item: item.sku)
     return _with_second_look(chosen, misfits, write)
@@ -209,30 +207,49 @@ def apply_products(session: Session, items: Sequence[ProductItem], news: News) -
 
 def apply_levels(session: Session, items: Sequence[LevelItem], news: News) -> Applied:
     """Write what is newer than what we hold, and the movements that explain it."""
-    values = {"current": news.kind == "sync", "kind": news.kind, "run_id": news.run_id}
+    values = {"current": news.kind == "sync", "settled": news.settled, "kind": news.kind, "run_id": news.run_id}
 
     def write(some: Sequence[LevelItem]) -> Applied:
-        columns: dict[str, list[Any]] = {
-            "location": [item.location_id for item in some],
-            "on_hand": [item.on_hand for item in some],
-            "reserved": [item.reserved for item in some],
-            "incoming": [item.incoming for item in some],
-        }
-        return _write(session, LEVELS, some, columns, values)
+        return _write(session, LEVELS, some, values)
 
     def adopt(some: Sequence[LevelItem]) -> Applied:
-        places = {
-            "id": [item.id for item in some],
-            "sku": [item.sku for item in some],
-            "location": [item.location_id for item in some],
-            "updated_at": [item.updated_at for item in some],
-            "by_file": BY_FILE,
-        }
-        session.execute(ADOPT, places)
+        places = columns_of(some)
+        named = {name: places[name] for name in ("id", "sku", "location", "updated_at")}
+        session.execute(ADOPT, named | {"by_file": BY_FILE})
         return write(some)
 
     chosen, misfits = choose(items, lambda item: (item.sku, item.location_id))
     return _with_second_look(chosen, misfits, write, adopt)
+
+
+def columns_of(items: Sequence[ProductItem | LevelItem]) -> dict[str, list[Any]]:
+    """Return items of one kind as the columns of a statement."""
+    columns: dict[str, list[Any]] = {
+        name: [getattr(item, name) for item in items] for name in ("id", "sku", "version", "updated_at", "deleted")
+    }
+    products = [item for item in items if isinstance(item, ProductItem)]
+    levels = [item for item in items if isinstance(item, LevelItem)]
+    return columns | _product_columns(products) | _level_columns(levels)
+
+
+def _product_columns(items: Sequence[ProductItem]) -> dict[str, list[Any]]:
+    prices = [item.price if item.price and item.price.amount is not None else None for item in items]
+    return {
+        "name": [item.name for item in items],
+        "brand": [item.brand for item in items],
+        "category": [item.category for item in items],
+        "price": [price and price.amount for price in prices],
+        "currency": [price and price.currency for price in prices],
+    }
+
+
+def _level_columns(items: Sequence[LevelItem]) -> dict[str, list[Any]]:
+    return {
+        "location": [item.location_id for item in items],
+        "on_hand": [item.on_hand for item in items],
+        "reserved": [item.reserved for item in items],
+        "incoming": [item.incoming for item in items],
+    }
 
 
 def _with_second_look(
@@ -292,17 +309,8 @@ def _state(item: ProductItem | LevelItem) -> tuple[Any, ...]:
     return item.updated_at, item.version, item.id
 
 
-def _write(
-    session: Session, statement: TextClause, items: Sequence[T], columns: dict[str, list[Any]], values: dict[str, Any]
-) -> Applied:
+def _write(session: Session, statement: TextClause, items: Sequence[T], values: dict[str, Any]) -> Applied:
     if not items:
         return Applied(0, 0, [])
-    shared = {
-        "id": [item.id for item in items],
-        "sku": [item.sku for item in items],
-        "version": [item.version for item in items],
-        "updated_at": [item.updated_at for item in items],
-        "deleted": [item.deleted for item in items],
-    }
-    changed, deleted, problems = session.execute(statement, shared | columns | values).one()
+    changed, deleted, problems = session.execute(statement, columns_of(items) | values).one()
     return Applied(changed, deleted, [misfit(item, problems[item.id]) for item in items if item.id in problems])

@@ -2,9 +2,8 @@
 
 An upstream should leave a tombstone; some forget. So each full walk notes whom it met, and who is missing twice in a
 row is taken for gone. Once is not enough, because lists have holes; an upstream that can be asked by id is asked about
-who is missing, and its word is enough. And when very many are missing at once it is more
-likely that the list is broken than that the shop closed: then nothing is removed, and the number waits on the stream
-for a person to look.
+who is missing, and its word is enough. And when very many are missing at once it is more likely that the list is broken
+than that the shop closed: then nothing is removed, and the number waits on the stream for a person to look.
 """
 
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.orm import Session
 
 from jobs._context import Context
+from jobs._signals import Cancel
 from jobs._stock import BY_FILE
 from models import Stream
 
@@ -96,13 +96,13 @@ def sweep(session: Session, stream: Stream, table: str, started: datetime, conte
     values = _values(stream, context, f"missing from {MISSES} full walks") | {"started": started}
     nameless = int(session.scalar(NAMELESS_SEEN, values) or 0)
     session.execute(CLOSE_NAMELESS, values)
-    session.execute(_for(FORGIVE, table), values)
+    session.execute(scoped(FORGIVE, table), values)
     removed = 0
     if nameless:
         # Any of them may be the very item that seems to be missing.
         context.log(f"{stream.name}: {nameless} items came without an id, so nothing counts as missing this time")
     else:
-        session.execute(_for(MISS, table), values)
+        session.execute(scoped(MISS, table), values)
         removed = _remove(session, stream, table, values, context)
     session.execute(text("DELETE FROM sightings WHERE stream_id = :stream_id"), values)
     return removed
@@ -110,14 +110,14 @@ def sweep(session: Session, stream: Stream, table: str, started: datetime, conte
 
 def suspects(session: Session, stream: Stream, table: str, most: int) -> list[str]:
     """List ids that the last full walk missed, for an upstream that can be asked about each."""
-    return list(session.scalars(_for(SUSPECTS, table), {"upstream": stream.upstream, "most": most}))
+    return list(session.scalars(scoped(SUSPECTS, table), {"upstream": stream.upstream, "most": most}))
 
 
 def judge(session: Session, stream: Stream, table: str, gone: Mapping[str, bool], context: Context) -> int:
     """Forgive those that are still there, remove those that are gone; the same share as after a walk is held."""
     values = _values(stream, context, "the upstream says that it is gone")
     lost = [one for one, is_gone in gone.items() if is_gone]
-    session.execute(_for(JUDGED, table), values | {"asked": list(gone), "gone": lost})
+    session.execute(scoped(JUDGED, table), values | {"asked": list(gone), "gone": lost})
     return _remove(session, stream, table, values | {"sighted": True}, context) if lost else 0
 
 
@@ -126,17 +126,33 @@ def _values(stream: Stream, context: Context, reason: str) -> dict[str, object]:
     return own | {"misses": MISSES, "sighted": False}
 
 
-def _for(statement: str, table: str) -> TextClause:
+def scoped(statement: str, table: str) -> TextClause:
+    """Return a statement about the rows of a table that one upstream speaks for."""
     return text(statement.format(table=table, scope=SCOPE[table]))
 
 
+def remove_approved(session: Session, stream_id: int, table: str, most: int, context: Context) -> int:
+    """Remove what is held, if it is no more than was approved; return the number of rows removed.
+
+    Raises:
+        Cancel: Another walk found more missing since, or nothing is held any more.
+    """
+    stream = session.get_one(Stream, stream_id, with_for_update={"key_share": True})
+    values = _values(stream, context, f"missing from {MISSES} full walks")
+    missing = session.execute(scoped(TALLY, table), values).one()[0]
+    if not stream.held_deletions or missing > most:
+        raise Cancel(f"{most} deletions were approved and {missing} are due by now: look at the stream, approve again")
+    stream.held_deletions = 0
+    return len(session.execute(text(REMOVE[table]), values).all())
+
+
 def _remove(session: Session, stream: Stream, table: str, values: dict[str, object], context: Context) -> int:
-    missing, live, met = session.execute(_for(TALLY, table), values).one()
+    missing, live, met = session.execute(scoped(TALLY, table), values).one()
     stream.held_deletions = missing if missing > live * HELD_SHARE or not met else 0
     if stream.held_deletions:
         context.log(
             f"{stream.name}: {missing} of {live} items are missing upstream, too many to believe: none was removed,"
-            " look at the upstream's list"
+            " look at the upstream's list, then `headrace streams approve` if it is right"
         )
         return 0
     return len(session.execute(text(REMOVE[table]), values).all()) if missing else 0

@@ -209,14 +209,23 @@ def _step(context: Context, upstream: Integration, flow: Flow[T], state: Walk, g
     try:
         page = flow.page(upstream, updated_since=state.since, cursor=state.cursor, etag=state.etag)
     except CursorExpired:
-        guards.expired += 1
-        guards.cursors.clear()  # the same places are passed again, rightly
-        if state.cursor is None or guards.expired > MOST_EXPIRED:
-            raise _lost(flow, "its cursors expire before they can be used", "it is asked again later") from None
+        expired(guards, flow, state.cursor)
         with context.transaction() as session:
             return _rejoin(session, flow, state), False
     guards.pass_page(flow, page)
     return twice(context, lambda session: _write_page(session, context, flow, state, page)), not page.has_more
+
+
+def expired(guards: Guards, flow: Flow[Any], cursor: str | None) -> None:
+    """Let an expired cursor pass; the caller goes on without it.
+
+    Raises:
+        Unavailable: That leads nowhere.
+    """
+    guards.expired += 1
+    guards.cursors.clear()  # the same places are passed again, rightly
+    if cursor is None or guards.expired > MOST_EXPIRED:
+        raise _lost(flow, "its cursors expire before they can be used", "it is asked again later")
 
 
 def _rejoin(session: Session, flow: Flow[T], state: Walk) -> Walk:

@@ -20,12 +20,14 @@ from sqlalchemy.orm import Session
 from integrations import Rejected, Unavailable
 from integrations.stripe import Checkout, CheckoutLine, Stripe
 from jobs import Cancel, Context, RowId, Unique, cron, every, job
+from jobs import _adjustments as adjustments
 from jobs import _projection as projection
 from jobs import _reservations as reservations
 from jobs import _snapshots as snapshots
 from jobs._policy import Backoff
 from jobs._reservations import OutOfStock
 from jobs._snapshots import SeenSession
+from jobs.warehouse import write_back
 from models import Order, OrderLine, OrderState, Product, Reservation
 
 __all__ = ["BadCart", "Cart", "OutOfStock", "checkout", "settle"]
@@ -70,7 +72,7 @@ PICKS = text("""
 # One statement sees one moment.
 RESERVED = text("""
     WITH kept AS (
-        SELECT level_id, sum(quantity) AS total FROM reservations WHERE state <> 'released' GROUP BY level_id
+        SELECT level_id, sum(quantity) AS total FROM reservations WHERE state IN ('held', 'committed') GROUP BY level_id
     )
     SELECT count(*), count(*) FILTER (WHERE l.reserved <> coalesce(k.total, 0)),
            min(l.source_id) FILTER (WHERE l.reserved <> coalesce(k.total, 0))
@@ -122,6 +124,7 @@ def checkout(session: Session, cart: Cart) -> Order:
     )
     session.flush()
     open_checkout.enqueue(session, order_id=order.id)
+    _tell_warehouse(session, order.id)
     return order
 
 
@@ -129,6 +132,7 @@ def settle(session: Session, order_id: int) -> None:
     """Bring an order up to date with what Stripe shows, and have it packed once it is paid."""
     if projection.project(session, order_id):
         fulfil.enqueue(session, order_id=order_id)
+    _tell_warehouse(session, order_id)
 
 
 @job(queue="stripe", time_limit=120, backoff=SOON, needs=[Stripe], unique=Unique(during="unfinished"))
@@ -194,6 +198,7 @@ def fulfil(context: Context, *, order_id: RowId) -> dict[str, Any]:
             fresh = False
             session.execute(WITHDRAW, {"id": order_id})
         picks = [dict(row) for row in session.execute(PICKS, {"id": order_id}).mappings()]
+        _tell_warehouse(session, order_id)
     if not fresh:
         raise Cancel(f"order {order_id} is {state}: it is not handed over (again)")
     return {"order": order_id, "picks": picks}
@@ -214,6 +219,12 @@ def check_reservations(context: Context) -> dict[str, Any]:
             " somebody wrote past them: find the writer, then correct `stock_levels.reserved`"
         )
     return {"levels": levels, "wrong": 0}
+
+
+def _tell_warehouse(session: Session, order_id: int) -> None:
+    """Have the warehouse told what it does not know of an order yet, a run for each level."""
+    for level_id in adjustments.note(session, order_id):
+        write_back.enqueue(session, level_id=level_id)
 
 
 def _products(session: Session, cart: Cart) -> Sequence[Product]:

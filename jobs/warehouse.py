@@ -3,6 +3,8 @@
 The walks make sure that nothing is missed, the webhooks that nobody waits an hour. Both write through the same
 guarded statements, so they may overtake each other and repeat themselves; the later state of the upstream stays. What
 would not validate is set aside and fetched again by its id, because a list is often wrong where the item is right.
+
+The other way round the warehouse is told what our orders take, give back and have shipped (`jobs/_adjustments.py`).
 """
 
 from typing import Any, TypeVar
@@ -13,7 +15,22 @@ from sqlalchemy.orm import Session
 
 from integrations import BadDelivery
 from integrations.warehouse import LevelItem, ProductItem, Warehouse
-from jobs import Cancel, Context, RowId, Unique, _quarantine, _stock, _walk, answered, cron, every, job
+from jobs import (
+    Cancel,
+    Context,
+    RowId,
+    Unique,
+    _adjustments,
+    _quarantine,
+    _stock,
+    _stock_differences,
+    _sweep,
+    _walk,
+    answered,
+    cron,
+    every,
+    job,
+)
 from jobs._policy import Backoff
 from jobs._refetch import refetch
 from jobs._stock import Applied, News
@@ -56,6 +73,38 @@ def sync(context: Context, *, full: bool = False) -> dict[str, Any]:
 def walk(context: Context) -> dict[str, Any]:
     """Read everything, and notice what is no longer there."""
     return _read(context, full=True)
+
+
+@job(
+    queue="warehouse",
+    max_attempts=3,
+    time_limit=LONG,
+    backoff=SOON,
+    schedule=cron("10 5 * * *"),
+    needs=[Warehouse],
+)
+def verify(context: Context, *, stream: str | None = None, repair: bool = False) -> dict[str, Any]:
+    """Read everything and count where it is not what we hold.
+
+    Args:
+        context: The running job.
+        stream: `products` or `stock_levels`; both without it.
+        repair: Whether to write what the warehouse says wherever nothing explains the difference.
+    """
+    result: dict[str, Any] = {}
+    if stream in {None, PRODUCTS.name}:
+        result[PRODUCTS.name] = _stock_differences.compare(context, PRODUCTS, repair=repair).summary()
+    if stream in {None, LEVELS.name}:
+        result[LEVELS.name] = _stock_differences.compare(context, LEVELS, repair=repair).summary()
+    return result
+
+
+@job(queue="warehouse")
+def remove_missing(context: Context, *, stream: str, most: int) -> dict[str, Any]:
+    """Remove what two full walks did not meet, after a person has looked at so many and approved."""
+    table = {PRODUCTS.name: PRODUCTS.table, LEVELS.name: LEVELS.table}[stream]
+    with context.transaction() as session:
+        return {"removed": _sweep.remove_approved(session, _walk.ensure(session, stream), table, most, context)}
 
 
 @job(queue="warehouse", time_limit=1_800, backoff=SOON, needs=[Warehouse])
@@ -102,6 +151,12 @@ def _summed(counts: list[dict[str, Any]]) -> dict[str, Any]:
     notes = [count["note"] for count in counts if "note" in count]
     summed = {name: sum(count.get(name, 0) for count in counts) for name in ("changed", "quarantined")}
     return summed | ({"note": notes[0]} if notes else {})
+
+
+@job(queue="warehouse", key="level_id", ordered=True, unique=Unique(), max_attempts=30, backoff=SOON, needs=[Warehouse])
+def write_back(context: Context, *, level_id: RowId) -> dict[str, Any]:
+    """Tell the warehouse what our orders take, give back and have shipped of one level."""
+    return _adjustments.tell(context, level_id)
 
 
 def _read(context: Context, *, full: bool) -> dict[str, Any]:

@@ -20,6 +20,7 @@ This package knows nothing of jobs, brokers or upstreams.
     quarantine        items that would not validate
     products, locations, stock_levels, stock_movements    the shop's own truth
     orders, order_lines    what somebody wants to buy; reservations keep its stock, fulfilments ship it once
+    stock_adjustments what the warehouse has to be told of that
     checkout_sessions, payments, refunds, disputes    Stripe's objects as last observed
     event_marks       how far events were read that nobody had accepted
     search_changes    what the index still has to learn
@@ -30,6 +31,7 @@ This package knows nothing of jobs, brokers or upstreams.
 """
 
 from models._base import Base, Kept
+from models.adjustment import Adjustment
 from models.alert import Alert, AlertNotice, Kind, Silence, What
 from models.audit import AuditEntry
 from models.batch import Batch
@@ -54,6 +56,7 @@ __all__ = [
     "FINAL",
     "MOVES",
     "NEVER",
+    "Adjustment",
     "Alert",
     "AlertNotice",
     "ApiToken",

@@ -36,6 +36,8 @@ class StockState(StrEnum):
     HELD = "held"
     COMMITTED = "committed"
     RELEASED = "released"
+    #: The warehouse knows that it has left.
+    SHIPPED = "shipped"
 
 
 def _among(column: str, kind: type[StrEnum]) -> CheckConstraint:
@@ -106,7 +108,7 @@ class Reservation(Kept, Base):
         UniqueConstraint("order_line_id", "level_id"),
         _among("state", StockState),
         CheckConstraint("quantity > 0", "quantity"),
-        Index("reservations_open", "level_id", postgresql_where=text("state <> 'released'")),
+        Index("reservations_open", "level_id", postgresql_where=text("state IN ('held', 'committed')")),
     )
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)

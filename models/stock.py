@@ -70,6 +70,7 @@ class StockLevel(Kept, Base):
     __table_args__ = (
         UniqueConstraint("product_id", "location_id"),
         CheckConstraint("reserved >= 0", "reserved_not_negative"),
+        CheckConstraint("told >= 0", "told_not_negative"),
         {"postgresql_with": {"fillfactor": "85"}},
     )
 
@@ -84,8 +85,12 @@ class StockLevel(Kept, Base):
     #: Theirs: what the warehouse says is held.
     source_reserved: Mapped[int] = mapped_column(server_default="0")
     incoming: Mapped[int] = mapped_column(server_default="0")
-    #: What may still be sold.
-    available: Mapped[int] = mapped_column(Computed("on_hand - reserved - source_reserved", persisted=True))
+    #: The part of `source_reserved` that is there because we told of it; see `models/adjustment.py`.
+    told: Mapped[int] = mapped_column(server_default="0")
+    #: What may still be sold: what our orders hold counts once, also where the warehouse holds it for us.
+    available: Mapped[int] = mapped_column(
+        Computed("on_hand - reserved - greatest(source_reserved - told, 0::bigint)", persisted=True)
+    )
     #: More was sold than was there.
     oversold: Mapped[bool] = mapped_column(Computed("on_hand < 0", persisted=True))
     #: Ours, for optimistic writes; grows with every change.
@@ -107,8 +112,8 @@ class StockMovement(Kept, Base):
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     level_id: Mapped[int] = mapped_column(ForeignKey("stock_levels.id"))
     delta: Mapped[int]
-    #: `sync` (difference to the upstream's figure), `event` (the same, told by a webhook), `import` (difference to a
-    #: file's), `removal` (tombstone).
+    #: `sync` (difference to the upstream's figure), `event` (the same, told by a webhook), `answer` (the same, told
+    #: in answer to an adjustment of ours), `import` (difference to a file's), `removal` (tombstone).
     kind: Mapped[str]
     quantity_after: Mapped[int]
     reason: Mapped[str | None]

@@ -288,7 +288,7 @@ def _stream(stream: StreamView) -> Iterator[Check]:
     if stream.held_deletions:
         detail = (
             f"{counted(stream.held_deletions, 'item')} of {name} vanished at once and the deletion is held: "
-            f"ask the people of {stream.upstream}, and see `headrace streams show {name}`."
+            f"ask the people of {stream.upstream}, then `headrace streams approve {name}` if it is right."
         )
         yield Check(f"deletions:{name}", Status.AMBER, detail)
 

@@ -39,6 +39,7 @@ class Faults(BaseModel):
     cursor_loop: bool = Field(default=False, description="the next cursor is the one that was sent")
     endless_empty_pages: bool = Field(default=False, description="empty pages that promise more, for ever")
     cross_origin_next: bool = Field(default=False, description="the next link leads to another host")
+    fail_after_rate: Share = Field(0, description="share of adjustments that are made and answered with 500")
     rate_limit: int = Field(60_000, ge=1, description="requests per window")
     rate_window_s: float = Field(60, gt=0, description="length of the rate limit's window")
     cursor_lifetime_s: float = Field(3_600, description="age at which a cursor expires")

@@ -119,9 +119,10 @@ class Warehouse:
 
     # What changes.
 
-    def adjust(self, number: int, delta: int) -> None:
-        """Add to (or take from) what is on hand at one level."""
-        self.set_level(number, on_hand=self.on_hand[number] + delta)
+    def adjust(self, number: int, delta: int, reserved_delta: int = 0) -> None:
+        """Add to (or take from) what is on hand and what is reserved at one level, not below zero."""
+        reserved = max(0, self.reserved[number] + reserved_delta)
+        self.set_level(number, on_hand=self.on_hand[number] + delta, reserved=reserved)
 
     def set_level(
         self, number: int, *, on_hand: int | None = None, reserved: int | None = None, incoming: int | None = None

@@ -32,6 +32,7 @@ class Adjustment(BaseModel):
     sku: str | None = None
     location_id: str | None = None
     delta: int = Field(ge=-_LARGEST_DELTA, le=_LARGEST_DELTA)
+    reserved_delta: int = Field(default=0, ge=-_LARGEST_DELTA, le=_LARGEST_DELTA)
     reason: str = Field(min_length=1, max_length=200)
     occurred_at: AwareDatetime | None = Field(default=None, strict=False)
     expected_version: int | None = None
@@ -172,6 +173,8 @@ class WarehouseApi:
         number = self._apply(_adjustment(await request.body()))
         response = self._json(self._warehouse.level(number), 201)
         self._adjusted[key] = (fingerprint, bytes(response.body))
+        if self._switchboard.strikes(self._switchboard.faults.fail_after_rate):
+            raise Problem(500, "unavailable", "The warehouse fell over; nobody knows how far it got.")
         return response
 
     def _apply(self, adjustment: Adjustment) -> int:
@@ -182,7 +185,7 @@ class WarehouseApi:
         if adjustment.expected_version not in {None, version}:
             expected = adjustment.expected_version
             raise Problem(409, "stale_version", f"You expected version {expected}; it is at {version} by now.")
-        self._warehouse.adjust(number, adjustment.delta)
+        self._warehouse.adjust(number, adjustment.delta, adjustment.reserved_delta)
         return number
 
     def _adjusted_level(self, adjustment: Adjustment) -> int | None:

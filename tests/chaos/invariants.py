@@ -32,7 +32,7 @@ _OURS = "r.queue = 'chaos'"
 
 INVARIANTS = {
     "every committed run is there": """
-        SELECT 'run ' || o.run_id || ', ' || o.mark FROM orders o
+        SELECT 'run ' || o.run_id || ', ' || o.mark FROM asked o
         WHERE NOT EXISTS (SELECT 1 FROM runs r WHERE r.id = o.run_id)
     """,
     "every run is in a final state": f"SELECT 'run ' || id || ' is ' || state FROM runs WHERE state NOT IN {_FINAL}",
@@ -69,7 +69,7 @@ INVARIANTS = {
         WHERE {_OURS} AND r.state = 'dead' AND r.failures < r.max_attempts AND coalesce(r.error, '') NOT LIKE 'poison%'
     """,
     "no run began before it was due": """
-        SELECT 'run ' || o.run_id FROM orders o JOIN attempts a ON a.run_id = o.run_id
+        SELECT 'run ' || o.run_id FROM asked o JOIN attempts a ON a.run_id = o.run_id
         WHERE a.started_at < o.not_before
     """,
     "no limit was exceeded": f"""

@@ -1,6 +1,6 @@
 """The load: transactions that enqueue runs of every sort, some of which are rolled back on purpose.
 
-Whether a transaction was committed is asked of nobody: `orders` is written in the same one, so the table knows, also
+Whether a transaction was committed is asked of nobody: `asked` is written in the same one, so the table knows, also
 when a connection was cut between the commit and its answer. The mark of a run that is rolled back on purpose says so,
 and must never be seen again.
 """
@@ -26,7 +26,7 @@ UNDONE_SHARE = 0.08
 PAUSE = 0.2
 
 Order = dict[str, object]
-ORDER = text("INSERT INTO orders (run_id, mark, not_before) VALUES (:run_id, :mark, :not_before)")
+ORDER = text("INSERT INTO asked (run_id, mark, not_before) VALUES (:run_id, :mark, :not_before)")
 
 
 class ChangedItsMind(Exception):  # noqa: N818 - says what it is

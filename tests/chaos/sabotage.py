@@ -51,7 +51,7 @@ SABOTAGES = {
         f"UPDATE runs SET state = 'dead', error = NULL WHERE id = {_SUCCEEDED}", "every dead run says why"
     ),
     "begin-early": Sabotage(
-        "UPDATE orders SET not_before = 'infinity' WHERE not_before IS NOT NULL", "no run began before it was due"
+        "UPDATE asked SET not_before = 'infinity' WHERE not_before IS NOT NULL", "no run began before it was due"
     ),
     "exceed-limit": Sabotage(
         """UPDATE attempts SET started_at = started_at - interval '1 day'

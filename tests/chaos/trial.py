@@ -38,8 +38,8 @@ OUTCOMES = """
     WHERE r.queue = :queue GROUP BY outcome ORDER BY outcome
 """
 COUNTS = """
-    SELECT 'enqueues committed', (SELECT count(*) FROM orders)
-    UNION ALL SELECT 'enqueues that joined a unique run', (SELECT count(*) - count(DISTINCT run_id) FROM orders)
+    SELECT 'enqueues committed', (SELECT count(*) FROM asked)
+    UNION ALL SELECT 'enqueues that joined a unique run', (SELECT count(*) - count(DISTINCT run_id) FROM asked)
     UNION ALL SELECT 'effects', (SELECT count(*) FROM effects)
     UNION ALL SELECT 'effects tried again', (SELECT count(*) FROM tries) - (SELECT count(*) FROM effects)
     UNION ALL SELECT 'lost attempts that reached their effect, none of which ended', (

@@ -15,7 +15,7 @@ from tests.chaos.invariants import EACH_TENANT, SLOT_SECONDS, TENANTS_TOGETHER
 QUEUE = "chaos"
 QUICK = Backoff(first=0.05, longest=0.5)
 TABLES = """
-    CREATE TABLE orders (
+    CREATE TABLE asked (
         run_id bigint NOT NULL, mark text PRIMARY KEY, not_before timestamptz);
     CREATE TABLE effects (mark text PRIMARY KEY, run_id bigint NOT NULL, attempt int NOT NULL);
     CREATE TABLE tries (mark text NOT NULL, run_id bigint NOT NULL, attempt int NOT NULL)

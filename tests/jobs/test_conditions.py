@@ -1,5 +1,6 @@
 """Each condition finds what should not go on, says what to do, and lets the rest be."""
 
+import json
 from collections.abc import Sequence
 
 import pytest
@@ -173,6 +174,20 @@ def test_drift_is_what_the_last_daily_checks_said(engine: Engine) -> None:
     assert "1 of 9 levels do not add up" in said["stock ledger"]
     add_run(engine, "succeeded", **VERIFY, result="""'{"missing": 0, "stale": 0, "orphans": 0}'""")
     add_run(engine, "succeeded", **LEDGER, result="""'{"levels": 9, "wrong": 0}'""")
+    assert found(engine, Kind.DRIFT) == []
+
+
+def test_drift_of_a_stream_lasts_until_that_stream_is_compared_again(engine: Engine) -> None:
+    def compared(**streams: int) -> None:
+        counts = {name: {"missing": 1, "stale": n, "orphans": 0, "repaired": 1} for name, n in streams.items()}
+        add_run(engine, "succeeded", job="'warehouse.verify'", finished_at="now()", result=f"'{json.dumps(counts)}'")
+
+    compared(products=3, stock_levels=0)
+    compared(stock_levels=2)
+    said = {finding.subject: finding.sentence for finding in found(engine, Kind.DRIFT)}
+    assert said["warehouse/products"].startswith("The last check found 3 items of warehouse/products not the same")
+    assert "`headrace streams repair warehouse/stock_levels`" in said["warehouse/stock_levels"]
+    compared(products=0, stock_levels=0)
     assert found(engine, Kind.DRIFT) == []
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from integrations import CursorExpired, Unavailable
 from integrations.warehouse import LevelItem, LocationItem, Page, ProductItem, Reject, Warehouse, WarehouseSettings
-from jobs import Cancel, Context, Interrupted, Snooze, _stock, _walk
+from jobs import Cancel, Context, Interrupted, Snooze, _stock, _walk, warehouse
 from jobs._stock import Applied, News
 from jobs._walk import OVERLAP, Flow
 from models import Product, Quarantine, Run, State, StockLevel, StockMovement, Stream, StreamMove
@@ -431,6 +431,22 @@ def test_too_many_missing_are_held_and_not_removed(
     shelf.items = shelf_of(20).items
     _walk.walk(context, flow(shelf), full=True)
     assert stream(sessions).held_deletions == 0
+
+
+def test_held_deletions_are_made_once_somebody_approves_just_so_many(
+    context: Context, sessions: sessionmaker[Session]
+) -> None:
+    shelf = shelf_of(20)
+    _walk.walk(context, flow(shelf), full=True)
+    del shelf.items[12:]
+    for _ in range(2):
+        _walk.walk(context, flow(shelf), full=True)
+    with pytest.raises(Cancel, match="7 deletions were approved and 8 are due"):
+        warehouse.remove_missing(context, stream="products", most=7)
+    assert warehouse.remove_missing(context, stream="products", most=8) == {"removed": 8}
+    assert (len(live(sessions)), stream(sessions).held_deletions) == (12, 0)
+    with pytest.raises(Cancel, match="approve again"):
+        warehouse.remove_missing(context, stream="products", most=8)
 
 
 def test_nothing_is_missed_while_an_item_came_without_an_id(context: Context, sessions: sessionmaker[Session]) -> None:

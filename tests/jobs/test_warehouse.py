@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 import jobs
 from integrations import Unavailable
 from integrations.warehouse import Warehouse, WarehouseSettings
-from jobs import Context, _walk, warehouse
+from jobs import Cancel, Context, _walk, warehouse
 from models import Event, Location, Product, Quarantine, Run, StockLevel, Stream, Verdict
 from sandbox.upstreams import Upstreams
 
@@ -388,3 +388,56 @@ def test_syncs_and_webhooks_side_by_side_end_equal(
             writer.result()
     warehouse.sync(context)
     assert differences(upstreams, sessions) == []
+
+
+_OLD = """
+    SELECT l.id FROM {0} l WHERE deleted_at IS NULL AND source_updated_at < (
+        SELECT high_water - interval '1 hour' FROM streams WHERE name = '{0}') ORDER BY id
+"""
+_LEVELS, _PRODUCTS = _OLD.format("stock_levels"), _OLD.format("products")
+SABOTAGE = (
+    f"""INSERT INTO stock_movements (level_id, delta, kind, quantity_after, source_ref, occurred_at)
+        SELECT id, 5, 'sync', 5, 'by hand', now() FROM stock_levels WHERE id IN ({_LEVELS} LIMIT 1)""",
+    f"UPDATE stock_levels SET on_hand = on_hand + 5 WHERE id IN ({_LEVELS} LIMIT 1)",
+    # It says that it is later than all that the warehouse has.
+    f"UPDATE stock_levels SET incoming = 77, source_version = 9999 WHERE id IN ({_LEVELS} OFFSET 5 LIMIT 1)",
+    f"UPDATE products SET name = 'Nonsense' WHERE id IN ({_PRODUCTS} LIMIT 3)",
+    """INSERT INTO products (source_id, sku, name, source_version, source_updated_at)
+       VALUES ('prod_of_nobody', 'NOBODY', 'Nobody', 1, '2020-01-01')""",
+)
+
+
+def test_verify_counts_what_differs_and_repair_makes_it_right(
+    context: Context, upstreams: Upstreams, sessions: sessionmaker[Session]
+) -> None:
+    """Somebody wrote past the sync: versions are the same, so no sync would ever notice."""
+    warehouse.sync(context)
+    clean = {"missing": 0, "stale": 0, "orphans": 0, "repaired": 0, "quarantined": 0}
+    for counts in (warehouse.verify(context) or {}).values():
+        assert clean.items() <= counts.items()
+        assert counts["source"] == counts["ours"] > 0
+        assert counts["buckets_differing"] == 0
+    with sessions.begin() as session:
+        for statement in SABOTAGE:
+            session.execute(text(statement))
+    found = warehouse.verify(context) or {}
+    assert [found["products"][kind] for kind in ("stale", "orphans", "buckets_differing")] == [3, 1, 1]
+    assert found["stock_levels"]["stale"] == 2
+    assert len(differences(upstreams, sessions)) == 6
+    repaired = warehouse.verify(context, repair=True) or {}
+    assert (repaired["products"]["repaired"], repaired["stock_levels"]["repaired"]) == (3, 2)
+    assert differences(upstreams, sessions) == ["prod_of_nobody"]  # two full walks that miss it remove it
+    again = warehouse.verify(context, stream="stock_levels") or {}
+    assert clean.items() <= again["stock_levels"].items()
+    assert list(again) == ["stock_levels"]
+
+
+def test_what_changes_during_a_verification_is_on_its_way_and_not_drift(context: Context, upstreams: Upstreams) -> None:
+    with pytest.raises(Cancel, match="not read to its end yet"):
+        warehouse.verify(context)
+    warehouse.sync(context)
+    upstreams.admin.sell(30)
+    upstreams.admin.faults(moving_items=40, duplicate_items=5, expire_cursors_rate=0.2)
+    found = (warehouse.verify(context) or {})["stock_levels"]
+    assert [found[kind] for kind in ("missing", "stale", "orphans")] == [0, 0, 0]
+    assert found["on_its_way"] > 0

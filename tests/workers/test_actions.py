@@ -415,6 +415,29 @@ def test_a_rewound_stream_goes_back_and_its_walk_ends(engine: Engine, stream: in
     assert audit(engine)[0].target == "warehouse/products"
 
 
+def test_what_a_rewind_takes_is_known_before(engine: Engine, stream: int) -> None:
+    """Rows by what we hold of that time, ten minutes of overlap included; the pace by the calls of the last walk."""
+    change = """
+        WITH run AS (
+            INSERT INTO runs (job, queue, args, max_attempts) VALUES ('warehouse.sync', 'warehouse', '{}', 1)
+            RETURNING id
+        ), called AS (
+            INSERT INTO calls (run_id, attempt, place, upstream, method, template, milliseconds)
+            SELECT id, 1, n, 'warehouse', 'GET', '/v1/products', 1000 * n FROM run, generate_series(1, 3) n
+        ), held AS (
+            INSERT INTO products (source_id, sku, name, source_version, source_updated_at)
+            SELECT 'p_' || n, 'SKU ' || n, 'Tea', 1, CAST(:mark AS timestamptz) - n * interval '1 minute'
+            FROM generate_series(1, 1300) n
+        ) UPDATE streams SET run_id = (SELECT id FROM run) WHERE id = :stream
+    """
+    with engine.begin() as connection:
+        connection.execute(text(change), {"mark": MARK, "stream": stream})
+        mark = actions.find_stream(connection, "products")
+        some = actions.estimate(connection, mark, MARK - timedelta(minutes=600))
+        assert some == actions.Estimate(rows=610, calls=2, seconds=4.0)
+        assert actions.estimate(connection, mark, None) == actions.Estimate(rows=1300, calls=3, seconds=6.0)
+
+
 @pytest.mark.usefixtures("stream")
 @pytest.mark.parametrize(
     ("name", "to", "words"),

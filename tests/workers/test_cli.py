@@ -170,6 +170,8 @@ def test_the_arguments_of_a_job_are_listed_as_they_are_given(ask: Cli) -> None:
         ("webhooks backfill", "stripe is not configured"),
         ("streams rewind products --to start", "there is no stream"),
         ("streams show products", "there is no stream"),
+        ("streams verify products", "there is no stream"),
+        ("streams approve products", "there is no stream"),
     ],
 )
 def test_a_wrong_question_gets_one_line_and_code_2(ask: Cli, line: str, words: str) -> None:
@@ -520,7 +522,9 @@ def test_a_stream_is_rewound_and_remembers_it(ask: Cli, engine: Engine) -> None:
         statement = text("INSERT INTO streams (upstream, name, high_water) VALUES ('warehouse', 'products', :mark)")
         connection.execute(statement, {"mark": mark})
     rewind = ("streams", "rewind", "warehouse/products", "--to", "2026-11-22T05:00")
-    assert "would go" in ask(*rewind, "--dry-run").stdout
+    foreseen = ask(*rewind, "--dry-run").stdout
+    assert "would go" in foreseen
+    assert "it reads about 0 rows again: 1 calls, nobody knows yet how long" in foreseen
     assert ask(*rewind, "--by", "kim", "--reason", "a bad import").returncode == 0
     shown = parsed(ask("streams", "show", "products", "--json"))
     assert shown["high_water"] == "2026-11-22T05:00:00+00:00"
@@ -598,6 +602,23 @@ def test_a_run_is_followed_to_its_end(ask: Cli, environment: dict[str, str]) -> 
     assert again["count"] == 1
     assert "1 alive" in ask("doctor").stdout
     assert "succeeded" not in on_a_terminal([str(HEADRACE), "run", "warehouse.sync", "--wait"], environment)
+
+
+@pytest.mark.usefixtures("processes")
+def test_streams_are_verified_and_held_deletions_approved_from_here(ask: Cli, engine: Engine) -> None:
+    rows.change(engine, "INSERT INTO streams (upstream, name, held_deletions) VALUES ('warehouse', 'products', 1)")
+    rows.change(
+        engine,
+        """INSERT INTO products (source_id, sku, name, source_version, source_updated_at, misses)
+           SELECT 'p_' || n, 'SKU ' || n, 'Tea', 1, now(), n FROM generate_series(1, 2) n""",
+    )
+    refused = ask("streams", "verify", "products", "--timeout", "60")
+    assert (refused.returncode, "not read to its end yet" in refused.stderr) == (1, True)
+    run_id = ask("streams", "repair", "warehouse/products", "--no-wait").stdout.strip()
+    assert rows.one(engine, f"SELECT args FROM runs WHERE id = {run_id}") == {"stream": "products", "repair": True}
+    assert "1 items of warehouse/products would be removed" in ask("streams", "approve", "products", "--dry-run").stdout
+    assert parsed(ask("streams", "approve", "products", "--timeout", "60")) == {"removed": 1}
+    assert "nothing is held" in ask("streams", "approve", "products").stdout
 
 
 @pytest.mark.usefixtures("processes")

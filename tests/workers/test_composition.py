@@ -30,7 +30,7 @@ class Composition(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        rows.change(self.engine, "TRUNCATE runs, attempts, log_lines, processes, batches RESTART IDENTITY")
+        rows.change(self.engine, "TRUNCATE runs, attempts, calls, log_lines, processes, batches RESTART IDENTITY")
         self.runs: list[int] = []
         #: Callbacks of a batch that were seen, which never change any more.
         self.called: dict[tuple[int, str], int] = {}

@@ -36,7 +36,7 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.engine: Engine = self.runtime.engine
-        rows.change(self.engine, "TRUNCATE runs, attempts, processes, log_lines, pauses RESTART IDENTITY")
+        rows.change(self.engine, "TRUNCATE runs, attempts, calls, processes, log_lines, pauses RESTART IDENTITY")
         rows.change(self.engine, "UPDATE queues SET paused_at = NULL, resumed_at = NULL, ramp_seconds = NULL")
         self.runtime.redis.flushdb()
         self.relay = Relay(self.engine, self.runtime.delivery())

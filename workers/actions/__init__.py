@@ -27,7 +27,7 @@ from workers.actions._moves import (
     prioritise,
 )
 from workers.actions._redrives import Care, begin_redrive, redrives, stop_redrive
-from workers.actions._rewind import check_rewind, find_stream, rewind
+from workers.actions._rewind import Estimate, check_rewind, estimate, find_stream, rewind
 from workers.actions._schedules import Planned, add, as_declared, change, remove
 from workers.actions._selection import Selection
 from workers.actions._upstreams import reset_upstream
@@ -54,6 +54,7 @@ __all__ = [
     "RETRY",
     "Actor",
     "Care",
+    "Estimate",
     "EventSelection",
     "Group",
     "Hold",
@@ -75,6 +76,7 @@ __all__ = [
     "disable_user",
     "enable_user",
     "enqueue",
+    "estimate",
     "find_stream",
     "find_user",
     "fire",

@@ -7,8 +7,10 @@ set the mark forward again at its end: the fencing number grows, and its next pa
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, insert, null, select, update
+from sqlalchemy import Connection, insert, null, select, text, update
 
+from integrations.warehouse import LARGEST_PAGE
+from jobs._walk import OVERLAP
 from models import Stream, StreamMove
 from workers.actions._audit import Refused, record, require_known
 
@@ -24,6 +26,19 @@ _WALK = (
 )
 
 
+#: Rows of what a stream fills, by the stream's name.
+COUNT = {
+    table: text(
+        f"SELECT count(*) FROM {table} WHERE source_updated_at >= coalesce(CAST(:since AS timestamptz), '-infinity')"
+    )
+    for table in ("products", "stock_levels")
+}
+PACE = text("""
+    SELECT avg(milliseconds) / 1000 FROM calls c JOIN streams s ON s.run_id = c.run_id
+    WHERE s.id = :id AND c.upstream = :upstream AND c.method = 'GET' AND c.milliseconds IS NOT NULL
+""")
+
+
 @dataclass(frozen=True)
 class Mark:
     """A stream and how far it was read."""
@@ -31,6 +46,16 @@ class Mark:
     id: int
     name: str
     high_water: datetime | None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What reading again takes."""
+
+    rows: int
+    calls: int
+    #: By the calls of the stream's last walk; None if it made none that are kept.
+    seconds: float | None
 
 
 def find_stream(connection: Connection, name: str) -> Mark:
@@ -61,6 +86,20 @@ def check_rewind(connection: Connection, name: str, to: datetime | None) -> Mark
         at = f"its mark is at {mark.high_water.isoformat()}" if mark.high_water else "it was never read to its end"
         raise Refused(f"stream {mark.name} cannot be rewound to {to.isoformat()}: {at}")
     return mark
+
+
+def estimate(connection: Connection, mark: Mark, to: datetime | None) -> Estimate | None:
+    """Say what reading a stream again from a moment takes; None if nobody knows what it fills.
+
+    Rows are those that we hold of that time: what the upstream has besides is not known before it is read.
+    """
+    upstream, _, name = mark.name.partition("/")
+    if name not in COUNT:
+        return None
+    rows = connection.execute(COUNT[name], {"since": to and to - OVERLAP}).scalar_one()
+    pace = connection.execute(PACE, {"id": mark.id, "upstream": upstream}).scalar()
+    calls = max(1, -(-rows // LARGEST_PAGE))
+    return Estimate(rows, calls, calls * float(pace) if pace is not None else None)
 
 
 def rewind(connection: Connection, name: str, to: datetime | None, *, by: str, reason: str | None = None) -> Mark:

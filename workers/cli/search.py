@@ -1,24 +1,21 @@
 """The search index: how it stands, and the jobs that build, check, repair and roll it back."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.text import Text
 
-from workers import actions
 from workers.cli.opening import runtime
 from workers.cli.options import AsJson, By
+from workers.cli.performing import NoWait, perform
 from workers.cli.run import Timeout
 from workers.cli.tables import console, print_json, printable, show
-from workers.cli.waiting import follow
 from workers.moments import span, when
 
 if TYPE_CHECKING:
     from jobs.search import SearchStatus
 
 app = typer.Typer(name="search", help="Look at, rebuild, verify, repair and roll back the search index.")
-
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Print the run's id and do not wait for its end.")]
 
 COLUMNS = {
     "index": lambda row: row.index,
@@ -49,13 +46,13 @@ def status(*, as_json: AsJson = False) -> None:
 @app.command()
 def rebuild(by: By, timeout: Timeout = None, *, no_wait: NoWait = False, as_json: AsJson = False) -> None:
     """Build a new index from the database beside the live one and swap them once they are equal."""
-    _do("search.rebuild", {}, by, timeout, no_wait=no_wait, as_json=as_json)
+    perform("search.rebuild", {}, by, timeout, no_wait=no_wait, as_json=as_json)
 
 
 @app.command()
 def verify(by: By, timeout: Timeout = None, *, no_wait: NoWait = False, as_json: AsJson = False) -> None:
     """Count in how many products the index and the database differ; exit 1 if in any."""
-    result = _do("search.verify", {}, by, timeout, no_wait=no_wait, as_json=as_json)
+    result = perform("search.verify", {}, by, timeout, no_wait=no_wait, as_json=as_json)
     if drift := sum(int(result.get(kind) or 0) for kind in DRIFT):
         typer.echo(f"{drift:,} products differ: `headrace search repair` delivers them again", err=True)
         raise typer.Exit(1)
@@ -64,13 +61,13 @@ def verify(by: By, timeout: Timeout = None, *, no_wait: NoWait = False, as_json:
 @app.command()
 def repair(by: By, timeout: Timeout = None, *, no_wait: NoWait = False, as_json: AsJson = False) -> None:
     """Verify, and deliver again what differs."""
-    _do("search.verify", {"repair": "true"}, by, timeout, no_wait=no_wait, as_json=as_json)
+    perform("search.verify", {"repair": "true"}, by, timeout, no_wait=no_wait, as_json=as_json)
 
 
 @app.command()
 def rollback(by: By, timeout: Timeout = None, *, no_wait: NoWait = False, as_json: AsJson = False) -> None:
     """Point searches back at the previous index."""
-    _do("search.rollback", {}, by, timeout, no_wait=no_wait, as_json=as_json)
+    perform("search.rollback", {}, by, timeout, no_wait=no_wait, as_json=as_json)
 
 
 def _look() -> "SearchStatus":
@@ -79,18 +76,6 @@ def _look() -> "SearchStatus":
 
     with runtime() as held, held.engine.connect() as connection:
         return status(connection, held.use(Elasticsearch))
-
-
-def _do(
-    job: str, arguments: dict[str, str], by: str, timeout: float | None, *, no_wait: bool, as_json: bool
-) -> dict[str, Any]:
-    with runtime() as held:
-        with held.engine.begin() as connection:
-            run_id = actions.enqueue(connection, job, arguments, by=by)
-        if no_wait:
-            typer.echo(str(run_id))
-            return {}
-        return follow(held.engine, run_id, timeout=timeout, as_json=as_json).run["result"] or {}
 
 
 def _sentences(found: "SearchStatus") -> list[str]:

@@ -10,16 +10,27 @@ from models import Quarantine, Stream, StreamMove
 from workers import actions, census
 from workers.cli.opening import acting, reading
 from workers.cli.options import AsJson, By, DryRun, Limit, Reason
+from workers.cli.performing import NoWait, perform
+from workers.cli.run import Timeout
 from workers.cli.tables import cell, console, print_json, show
 from workers.moments import exactly, moment, span
 
-app = typer.Typer(name="streams", help="List, show and rewind streams.")
+app = typer.Typer(name="streams", help="List, show, verify, repair and rewind streams, and approve deletions.")
 
+#: What a verification counts that nothing explains.
+DRIFT = ("missing", "stale", "orphans")
 #: The word for reading everything again.
 START = "start"
 
 Name = Annotated[
     str, typer.Argument(metavar="[UPSTREAM/]STREAM", help="The stream, such as warehouse/products.", show_default=False)
+]
+
+AnyName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[[UPSTREAM/]STREAM]", help="The stream; all of the warehouse without it.", show_default=False
+    ),
 ]
 
 COLUMNS = {
@@ -90,6 +101,59 @@ def _quarantined(connection: Connection, stream: census.StreamView, limit: int) 
 
 
 @app.command()
+def verify(
+    by: By, name: AnyName = None, timeout: Timeout = None, *, no_wait: NoWait = False, as_json: AsJson = False
+) -> None:
+    """Read everything upstream and count what differs from the database; exit 1 if anything does."""
+    job, chosen = _checked(name)
+    result = perform(job, chosen, by, timeout, no_wait=no_wait, as_json=as_json)
+    if drift := sum(int(counts[kind]) for counts in result.values() for kind in DRIFT):
+        typer.echo(f"{drift:,} items differ: `headrace streams repair` writes what the upstream says", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def repair(
+    by: By, name: AnyName = None, timeout: Timeout = None, *, no_wait: NoWait = False, as_json: AsJson = False
+) -> None:
+    """Verify, and write what the upstream says of everything that differs."""
+    job, chosen = _checked(name)
+    perform(job, chosen | {"repair": "true"}, by, timeout, no_wait=no_wait, as_json=as_json)
+
+
+@app.command()
+def approve(
+    name: Name,
+    by: By,
+    timeout: Timeout = None,
+    *,
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove the items whose deletion is held: two full walks did not meet them, and they were too many to believe."""
+    with reading() as connection:
+        mark = actions.find_stream(connection, name)
+        held = connection.execute(select(Stream.held_deletions).where(Stream.id == mark.id)).scalar_one()
+    if not held or dry_run:
+        note = " would be removed (dry run, nothing was changed)" if held else ": nothing is held"
+        typer.echo(f"{held:,} items of {mark.name}{note}")
+        return
+    upstream, _, stream = mark.name.partition("/")
+    chosen = {"stream": stream, "most": str(held)}
+    perform(f"{upstream}.remove_missing", chosen, by, timeout, no_wait=no_wait, as_json=as_json)
+
+
+def _checked(name: str | None) -> tuple[str, dict[str, str]]:
+    """Return the job that verifies a stream, and its arguments."""
+    if name is None:
+        return "warehouse.verify", {}
+    with reading() as connection:
+        upstream, _, stream = actions.find_stream(connection, name).name.partition("/")
+    return f"{upstream}.verify", {"stream": stream}
+
+
+@app.command()
 def rewind(
     name: Name,
     by: By,
@@ -103,12 +167,21 @@ def rewind(
     if dry_run:
         with reading() as connection:
             mark = actions.check_rewind(connection, name, back_to)
+            expected = actions.estimate(connection, mark, back_to)
     else:
         with acting() as connection:
             mark = actions.rewind(connection, name, back_to, by=by, reason=reason)
+            expected = actions.estimate(connection, mark, back_to)
     verb = "would go" if dry_run else "went"
     note = " (dry run, nothing was changed)" if dry_run else ": the next sync reads from there"
     typer.echo(f"stream {mark.name} {verb} from {_said(mark.high_water)} back to {_said(back_to)}{note}")
+    if expected is not None:
+        typer.echo(_expected(expected))
+
+
+def _expected(expected: actions.Estimate) -> str:
+    time = span(expected.seconds) + " of waiting" if expected.seconds is not None else "nobody knows yet how long"
+    return f"it reads about {expected.rows:,} rows again: {expected.calls:,} calls, {time}"
 
 
 def _said(at: datetime | None) -> Any:
