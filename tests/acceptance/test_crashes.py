@@ -76,10 +76,11 @@ def test_a_web_process_killed_while_webhooks_come_in_gets_all_of_them(stage: Sta
 def test_queued_runs_outlive_a_redis_that_was_wiped(stage: Stage) -> None:
     stage.fleet.stop("worker-1")
     newest = stage.number("SELECT max(id) FROM runs")
+    # Sales of one product share a run while it waits, so there are fewer runs than sales.
     stage.upstreams.admin.sell(300, wait_s=proof.HEALING)
     queued = "SELECT count(*) FROM runs WHERE id > :run AND state = 'queued'"
     backlog = "SELECT count(*) FROM runs WHERE id > :run AND state IN ('waiting', 'queued')"
-    stage.wait_for("a backlog", lambda: stage.number(backlog, run=newest) >= 300, seconds=proof.HEALING)
+    stage.wait_for("a backlog", lambda: stage.number(backlog, run=newest) >= 150, seconds=proof.HEALING)
     # The rest waits in Postgres: without a worker, a queue reaches no further.
     stage.wait_for("queued runs", lambda: stage.number(queued, run=newest) >= reach.LEAST, seconds=proof.HEALING)
 
@@ -89,7 +90,7 @@ def test_queued_runs_outlive_a_redis_that_was_wiped(stage: Stage) -> None:
 
     assert stage.fleet.start("worker") == ["worker-1"]
     proof.adds_up(stage)
-    assert stage.number("SELECT count(*) FROM runs WHERE id > :run AND job LIKE 'warehouse.%'", run=newest) >= 300
+    assert stage.number("SELECT count(*) FROM runs WHERE id > :run AND job LIKE 'warehouse.%'", run=newest) >= 150
 
 
 def test_a_redis_that_dies_with_everything_in_it_is_filled_again(stage: Stage) -> None:
