@@ -13,6 +13,8 @@ from typing import Any, Generic, TypeVar
 import orjson
 from pydantic import BaseModel
 
+from integrations._errors import Rejected
+from integrations._reply import Reply
 from integrations._source import label_or_none
 
 T = TypeVar("T", bound=BaseModel)
@@ -56,6 +58,16 @@ def reject(raw: Any, reason: str, external_id: str | None = None) -> Reject:
     keep_object = isinstance(raw, dict) and "\\u0000" not in text
     found = external_id or (label_or_none(raw.get("id")) if isinstance(raw, dict) else None)
     return Reject(found, reason, raw if keep_object else text)
+
+
+def malformed_item(reply: Reply, reason: str) -> Rejected:
+    """Return the error for the answer of an upstream that is one item, and a bad one."""
+    return Rejected(
+        f"{reply.upstream} answered {reply.asked} with a malformed item ({reason}): ask the upstream.",
+        upstream=reply.upstream,
+        status=reply.status,
+        code="malformed_item",
+    )
 
 
 def next_links(header: str) -> list[str]:

@@ -25,7 +25,7 @@ from integrations._errors import CursorExpired, Rejected
 from integrations._export import Exports
 from integrations._http import HttpUpstream
 from integrations._integration import Integration
-from integrations._page import Page, Reject, reject
+from integrations._page import Page, Reject, malformed_item, reject
 from integrations._paging import Answer, Link
 from integrations._partner_options import Deletion, Export, Fields, Listing, Method, Places, Skus
 from integrations._path import look
@@ -119,12 +119,7 @@ class StockPartner(Integration):
         try:
             return self._read(raw, self._found_skus([raw]))
         except ValidationError as error:
-            raise Rejected(
-                f"{self.name} answered {reply.asked} with a malformed item ({explain(error)}): ask the upstream.",
-                upstream=self.name,
-                status=reply.status,
-                code="malformed_item",
-            ) from None
+            raise malformed_item(reply, explain(error)) from None
 
     def locations(self) -> list[LocationItem]:
         """List the partner's locations by our ids; none where it has no list of them.

@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field, ValidationError
 from integrations._errors import BadDelivery, CursorExpired, Rejected
 from integrations._http import HttpUpstream
 from integrations._integration import Integration, signed_by
-from integrations._page import Page, Reject, next_links, reject
+from integrations._page import Page, Reject, malformed_item, next_links, reject
 from integrations._rate import PacedSettings, Rate
 from integrations._reply import Reply
 from integrations._schemes import STANDARD
@@ -226,12 +226,7 @@ class Warehouse(Integration):
         try:
             return model.model_validate(reply.json())
         except ValidationError as error:
-            raise Rejected(
-                f"{self.name} answered {reply.asked} with a malformed item ({explain(error)}): ask the upstream.",
-                upstream=self.name,
-                status=reply.status,
-                code="malformed_item",
-            ) from None
+            raise malformed_item(reply, explain(error)) from None
 
 
 def _query(since: datetime | None, cursor: str | None, limit: int, *, include_deleted: bool) -> dict[str, str]:

@@ -3,9 +3,24 @@
 from collections.abc import Iterator
 
 import pytest
+import redis
 
+from sandbox.services import Services
 from sandbox.upstreams import Upstreams
 from tests.integrations.scripted import Scripted, scripted_server
+
+#: A Redis database that no other test looks at.
+REDIS_NUMBER = 11
+
+
+@pytest.fixture
+def store(services: Services) -> Iterator[redis.Redis]:
+    """An empty Redis database."""
+    made = redis.Redis.from_url(f"{services.valkey.url.rpartition('/')[0]}/{REDIS_NUMBER}")
+    made.flushdb()
+    yield made
+    made.flushdb()
+    made.close()
 
 
 @pytest.fixture

@@ -32,26 +32,13 @@ from integrations._circuit import FIRST, LEASE, LEAST, LONGEST, SLICES, WINDOW, 
 from integrations._door import Ask
 from integrations._http import HttpUpstream
 from integrations._rate import Rate
-from sandbox.services import Services
 from sandbox.valkey import Valkey
 from tests.integrations.scripted import Scripted, reply, scripted_server
 
 KEY = "headrace:circuit:warehouse"
-#: A Redis database that no other test looks at.
-REDIS_NUMBER = 11
 DOWN = reply(500)
 #: So much that the budget is never in the way.
 PLENTY = Rate(calls=1_000_000, period=1.0, burst=1_000_000, concurrency=1_000)
-
-
-@pytest.fixture
-def store(services: Services) -> Iterator[redis.Redis]:
-    """An empty Redis database."""
-    made = redis.Redis.from_url(f"{services.valkey.url.rpartition('/')[0]}/{REDIS_NUMBER}")
-    made.flushdb()
-    yield made
-    made.flushdb()
-    made.close()
 
 
 class Told(list[tuple[bool, str | None]]):

@@ -24,27 +24,14 @@ from integrations._http import HttpUpstream
 from integrations._rate import PART, POLITE, PacedSettings
 from integrations._retry_after import LONGEST
 from integrations._teaching import NOTHING, Lesson, Teaching
-from sandbox.services import Services
 from sandbox.valkey import Valkey
 from tests.integrations.scripted import Scripted, reply
 from tests.integrations.test_breaker import FakeClock, by_clock_of
 
-#: A Redis database that no other test looks at.
-REDIS_NUMBER = 12
 BUDGET, CALLS = "headrace:budget:warehouse", "headrace:calls:warehouse"
 FAST = Rate(calls=1_000, period=1.0, burst=1_000, concurrency=100)
 #: Times of it are exact in a clock of whole milliseconds and as a fraction.
 EXACT = Rate(calls=8, period=1.0, burst=4, concurrency=3)
-
-
-@pytest.fixture
-def store(services: Services) -> Iterator[redis.Redis]:
-    """An empty Redis database."""
-    made = redis.Redis.from_url(f"{services.valkey.url.rpartition('/')[0]}/{REDIS_NUMBER}")
-    made.flushdb()
-    yield made
-    made.flushdb()
-    made.close()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from integrations.warehouse import LevelItem, LocationItem, ProductItem
 from jobs import Context, _stock_files, imports, maintenance
 from jobs._stock import News, apply_levels, apply_locations, apply_products
 from models import Quarantine, Run, StockFile, StockFilePart, StockLevel, StockMovement
+from tests.ledger import wrong_levels
 from workers import actions
 from workers.actions import Refused
 
@@ -49,11 +50,7 @@ def give(engine: Engine, make_context: Callable[..., Context]) -> Callable[..., 
 def stock(sessions: sessionmaker[Session]) -> dict[tuple[int, int], int]:
     """On-hand by product and location; the ledger has to add up to it."""
     with sessions() as session:
-        wrong = session.scalars(
-            text("""SELECT source_id FROM stock_levels l WHERE on_hand <>
-                    (SELECT coalesce(sum(delta), 0) FROM stock_movements m WHERE m.level_id = l.id)""")
-        )
-        assert list(wrong) == []
+        assert wrong_levels(session) == []
         rows = session.scalars(select(StockLevel).where(StockLevel.deleted_at.is_(None)))
         return {(row.product_id, row.location_id): row.on_hand for row in rows}
 

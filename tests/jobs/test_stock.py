@@ -19,6 +19,7 @@ from integrations.warehouse import LevelItem, LocationItem, ProductItem
 from jobs import Context
 from jobs._stock import Applied, News, apply_levels, apply_locations, apply_products, twice
 from models import Product, StockLevel, StockMovement
+from tests.ledger import wrong_levels
 
 BASE = datetime(2026, 11, 1, tzinfo=UTC)
 SYNC = News("sync", run_id=1)
@@ -75,13 +76,7 @@ def ledger(shop: sessionmaker[Session], source_id: str = "il_1") -> list[tuple[s
 
 def wrong(shop: sessionmaker[Session]) -> int:
     with shop() as session:
-        return int(
-            session.scalar(
-                text("""SELECT count(*) FROM stock_levels l WHERE on_hand <>
-                        (SELECT coalesce(sum(delta), 0) FROM stock_movements m WHERE m.level_id = l.id)""")
-            )
-            or 0
-        )
+        return len(wrong_levels(session))
 
 
 def test_a_change_writes_the_difference_as_a_movement(shop: sessionmaker[Session]) -> None:

@@ -17,6 +17,7 @@ from integrations.warehouse import Warehouse, WarehouseSettings
 from jobs import Cancel, Context, _walk, warehouse
 from models import Event, Location, Product, Quarantine, Run, StockLevel, Stream, Verdict
 from sandbox.upstreams import Upstreams
+from tests.ledger import wrong_levels
 
 PRODUCTS, STORES = 300, 4
 Item = dict[str, Any]
@@ -83,11 +84,7 @@ def differences(upstreams: Upstreams, sessions: sessionmaker[Session]) -> list[s
             s.source_id: (s.on_hand, s.source_reserved, s.incoming)
             for s in session.scalars(select(StockLevel).where(StockLevel.deleted_at.is_(None)))
         }
-        ledger = session.execute(
-            text("""SELECT source_id FROM stock_levels l WHERE on_hand <>
-                    (SELECT coalesce(sum(delta), 0) FROM stock_movements m WHERE m.level_id = l.id)""")
-        )
-        found = [f"ledger {row.source_id}" for row in ledger]
+        found = [f"ledger {source_id}" for source_id in wrong_levels(session)]
     for item in upstreams.admin.products():
         price = item["price"]["amount"] if item["price"] else None
         ours = prices.pop(item["id"], None)

@@ -16,6 +16,7 @@ from jobs import Context, Snooze, _adjustments, orders, warehouse
 from jobs.orders import Cart, checkout, settle
 from models import Adjustment, Reservation, StockLevel
 from sandbox.upstreams import Upstreams
+from tests.ledger import wrong_levels
 
 BACK = "https://shop.example.com/thanks"
 Item = dict[str, Any]
@@ -25,10 +26,6 @@ PAY = """
          kept AS (UPDATE reservations SET state = 'committed'
                   WHERE order_line_id IN (SELECT id FROM order_lines WHERE order_id = :id))
     INSERT INTO fulfilments (order_id) VALUES (:id)
-"""
-WRONG_LEDGER = """
-    SELECT l.source_id FROM stock_levels l LEFT JOIN stock_movements m ON m.level_id = l.id
-    GROUP BY l.id HAVING coalesce(sum(m.delta), 0) <> l.on_hand
 """
 
 
@@ -159,7 +156,7 @@ def test_what_orders_take_give_back_and_ship_is_told_and_counts_once(shop: Shop)
     assert (warehouse.sync(shop.context) or {})["stock_levels"]["changed"] == 0
     assert (orders.check_reservations(shop.context) or {})["wrong"] == 0
     with shop.sessions() as session:
-        assert session.execute(text(WRONG_LEDGER)).all() == []
+        assert wrong_levels(session) == []
         assert session.execute(text("SELECT delta, kind FROM stock_movements WHERE kind = 'answer'")).all() == [
             (-5, "answer")
         ]
@@ -248,7 +245,7 @@ def test_a_hostile_warehouse_ends_equal_to_us(shop: Shop, faults: Item) -> None:
     assert shop.figures() == (-shipped - sold, kept, -shipped - sold - kept)
     assert (shop.ours().reserved, shop.ours().told) == (kept, kept)
     with shop.sessions() as session:
-        assert session.execute(text(WRONG_LEDGER)).all() == []
+        assert wrong_levels(session) == []
 
 
 def test_a_key_that_was_used_for_something_else_is_our_mistake_and_ends_the_run(shop: Shop) -> None:

@@ -33,6 +33,7 @@ from integrations.warehouse import LevelItem, LocationItem, ProductItem
 from jobs import Context, _stock, sync_partner
 from jobs._stock import News
 from models import Location, Quarantine, StockLevel, StockMovement, Stream
+from tests.ledger import wrong_levels
 from tests.partners.serving import Partner, Request, Response, Route, serving
 from tests.partners.shopifylike import PATH, WebShop, WebShopSettings
 from tests.partners.squarelike import Tills
@@ -85,11 +86,7 @@ def client(kind: type[StockPartner], partner: Partner) -> StockPartner:
 def stock(sessions: sessionmaker[Session]) -> dict[str, int]:
     """On-hand by id of what is there; the ledger has to add up to it."""
     with sessions() as session:
-        wrong = session.scalars(
-            text("""SELECT source_id FROM stock_levels l WHERE on_hand <>
-                    (SELECT coalesce(sum(delta), 0) FROM stock_movements m WHERE m.level_id = l.id)""")
-        )
-        assert list(wrong) == []
+        assert wrong_levels(session) == []
         rows = session.scalars(select(StockLevel).where(StockLevel.deleted_at.is_(None)))
         return {row.source_id: row.on_hand for row in rows}
 
