@@ -18,7 +18,6 @@ from workers import logs
 #: Seconds after the time of a probe that nobody made, from which on the circuit is not called open any more: either no
 #: work needs the upstream, or nobody wrote that it closed.
 FORGOTTEN = 300
-ERROR_LENGTH = 500
 
 #: The row of an upstream whose circuit is open.
 IS_OPEN = f"next_probe_at > now() - interval '{FORGOTTEN} s'"
@@ -74,7 +73,7 @@ def write(connection: Connection, name: str, standing: Standing, error: str | No
         if connection.execute(CLOSED, values).scalar() is not None:
             logs.get().info("circuit closed", upstream=name)
         return
-    said = (logs.redact_text(error).splitlines() or [""])[0][:ERROR_LENGTH] if error else None
+    said = logs.first_line(error) if error else None
     spans = {"open_for": standing.open_for, "wait": standing.wait, "error": said}
     connection.execute(OPENED, values | spans)
     logs.get().warning("circuit open", upstream=name, open_for=round(standing.open_for), error=said)

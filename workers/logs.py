@@ -24,6 +24,8 @@ SECRET_SHAPES = re.compile(
 HIDDEN = "<secret>"
 #: Characters below which a secret is too short to be told from a word.
 SHORTEST = 8
+#: Characters of a line that is kept of an error.
+LONGEST_LINE = 500
 
 #: Libraries that say too much at INFO: whole addresses, whole bodies.
 QUIET = ("httpx", "httpcore", "stripe", "elastic_transport", "apscheduler", "alembic", "uvicorn.access", "urllib3")
@@ -58,6 +60,11 @@ def hide(secrets: Iterable[str]) -> None:
 def redact_text(value: str) -> str:
     """Return the text with every known secret, and everything that has the shape of a credential, replaced."""
     return SECRET_SHAPES.sub(HIDDEN, _known.replace(value))
+
+
+def first_line(value: str) -> str:
+    """Return the first line of what an upstream's error says, as it may be kept and shown."""
+    return (redact_text(value).splitlines() or [""])[0][:LONGEST_LINE]
 
 
 def redact(value: Any) -> Any:

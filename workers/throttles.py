@@ -14,7 +14,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from integrations import OutOfBudget
 from workers import logs
 
-REASON_LENGTH = 500
 #: Seconds below which a block is not worth a row: whoever meets it waits on the spot.
 SHORTEST = 1.0
 
@@ -52,7 +51,7 @@ def tell(engine: Engine, name: str, wait: float, reason: str) -> None:
 
 def write(connection: Connection, name: str, wait: float, reason: str) -> None:
     """Write that an upstream asked for so many seconds of patience."""
-    said = (logs.redact_text(reason).splitlines() or [""])[0][:REASON_LENGTH]
+    said = logs.first_line(reason)
     if connection.execute(TOLD, {"name": name, "wait": wait, "reason": said}).rowcount:
         logs.get().warning("upstream throttles us", upstream=name, wait=round(wait), reason=said)
 
