@@ -43,6 +43,7 @@ class Shop:
         self.engine = engine
         self.es = Elasticsearch(ElasticsearchSettings(url=address))
         self.address = address
+        self.clear()
 
     def open(self, many: int) -> "Shop":
         """Fill the shelves."""
@@ -52,9 +53,13 @@ class Shop:
             connection.execute(LEVELS)
         return self
 
-    def close(self) -> None:
+    def clear(self) -> None:
+        """Empty the search server: the workers of another test may have built an index there."""
         for index in self.es.indices(f"{ALIAS}*"):
             self.es.delete_index(index)
+
+    def close(self) -> None:
+        self.clear()
         self.es.close()
 
     def do(self, statement: str) -> None:
